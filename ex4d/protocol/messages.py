@@ -1,0 +1,314 @@
+"""Every message of the protocol, as strict immutable types.
+
+A message is two or three ZeroMQ frames: the magic (`codec.MAGIC`), the message as MessagePack, and
+for `BlobChunk` alone the raw bytes. The sender of a request makes up its `request_id`; the answer
+repeats it as `in_reply_to`. Job events carry a `seq` that grows by one per job.
+
+Bulk data flows under credit: the receiver of a blob grants bytes, the sender spends them. Blobs are
+named by SHA-256 and belong to the user who sent them or whose job made them.
+"""
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+from .documents import (
+    EngineSettings,
+    FileRef,
+    FrameCount,
+    Positive,
+    RelativePath,
+    Sha256,
+    ShortText,
+    TrajectoryDocument,
+)
+
+#: Raised when old peers can no longer understand new ones; minor: optional additions only.
+PROTOCOL_MAJOR = 1
+PROTOCOL_MINOR = 0
+
+MAX_HEADER_BYTES = 4 << 20
+MAX_CHUNK_BYTES = 1 << 20
+MAX_FILES_PER_MESSAGE = 16_384
+
+#: 32 lower-case hexadecimal digits: a uuid4.
+Id = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}$")]
+LongText = Annotated[str, Meta(max_length=4096)]
+ByteCount = Annotated[int, Meta(ge=0, le=2**50)]
+Files = Annotated[tuple[FileRef, ...], Meta(max_length=MAX_FILES_PER_MESSAGE)]
+
+
+class _Message(Struct, frozen=True, forbid_unknown_fields=True, tag_field="type"):
+    """Base of all messages."""
+
+
+# --- session -------------------------------------------------------------------------------------
+
+
+class Limits(_Message, kw_only=True, tag="limits"):
+    """What a peer accepts; both use the smaller of the two."""
+
+    max_chunk_bytes: Annotated[int, Meta(ge=4096, le=MAX_CHUNK_BYTES)] = MAX_CHUNK_BYTES
+    window_bytes: Annotated[int, Meta(ge=4096, le=256 << 20)] = 16 << 20
+
+
+class Hello(_Message, kw_only=True, tag="hello"):
+    """The client's first message, again after each reconnect."""
+
+    request_id: Id
+    protocol_major: int
+    protocol_minor: int
+    app_version: ShortText
+    limits: Limits = Limits()
+
+
+class EngineInfo(_Message, kw_only=True, tag="engine_info"):
+    """An engine that the server offers, or why it cannot."""
+
+    name: ShortText
+    available: bool
+    #: Why it is not available and what to do; empty where it is.
+    reason: LongText
+    licence: ShortText
+
+
+class Welcome(_Message, kw_only=True, tag="welcome"):
+    """The server's answer to `Hello`."""
+
+    in_reply_to: Id
+    protocol_major: int
+    protocol_minor: int
+    app_version: ShortText
+    user: ShortText
+    limits: Limits
+    engines: Annotated[tuple[EngineInfo, ...], Meta(max_length=64)]
+    #: Bytes that this user may still store.
+    quota_left_bytes: ByteCount
+
+
+class Pair(_Message, kw_only=True, tag="pair"):
+    """Ask to be known from now on: the only message that an unknown key may send."""
+
+    request_id: Id
+    token: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{22,64}$")]
+    #: A name that the server's owner will recognise, for example `anna on studio-laptop`.
+    client_name: Annotated[str, Meta(min_length=1, max_length=64)]
+
+
+class Paired(_Message, kw_only=True, tag="paired"):
+    """The key of this connection is authorised; `Hello` may follow."""
+
+    in_reply_to: Id
+    user: ShortText
+
+
+class Error(_Message, kw_only=True, tag="error"):
+    """A request was refused. The wording is for people, the code for programs."""
+
+    #: Empty where the failed message could not be read.
+    in_reply_to: Annotated[str, Meta(pattern=r"^(?:[0-9a-f]{32})?$")]
+    code: ShortText
+    message: LongText
+
+
+class Ping(_Message, kw_only=True, tag="ping"):
+    """Is the session alive? Answered by `Pong`."""
+
+    request_id: Id
+
+
+class Pong(_Message, kw_only=True, tag="pong"):
+    """It is."""
+
+    in_reply_to: Id
+
+
+# --- blobs ---------------------------------------------------------------------------------------
+
+
+class BlobOffer(_Message, kw_only=True, tag="blob_offer"):
+    """The client has these blobs; which does the server still need?"""
+
+    request_id: Id
+    blobs: Files
+
+
+class BlobNeed(_Message, kw_only=True, tag="blob_need"):
+    """A blob the server wants, from `have_bytes` on: what came before is already stored."""
+
+    sha256: Sha256
+    have_bytes: ByteCount
+
+
+class BlobWant(_Message, kw_only=True, tag="blob_want"):
+    """The server's answer to `BlobOffer`; a blob that is not listed is already there."""
+
+    in_reply_to: Id
+    needs: Annotated[tuple[BlobNeed, ...], Meta(max_length=MAX_FILES_PER_MESSAGE)]
+
+
+class BlobCredit(_Message, kw_only=True, tag="blob_credit"):
+    """The receiver of blobs allows the sender to send so many more bytes, over all blobs."""
+
+    grant_bytes: ByteCount
+
+
+class BlobChunk(_Message, kw_only=True, tag="blob_chunk"):
+    """The next bytes of a blob: they are this message's third frame."""
+
+    sha256: Sha256
+    offset_bytes: ByteCount
+
+
+class BlobDone(_Message, kw_only=True, tag="blob_done"):
+    """The server has the whole blob and its hash is right."""
+
+    sha256: Sha256
+
+
+class BlobFetch(_Message, kw_only=True, tag="blob_fetch"):
+    """The client wants a blob, from `offset_bytes` on; chunks follow under its credit."""
+
+    request_id: Id
+    sha256: Sha256
+    offset_bytes: ByteCount
+
+
+class BlobAbort(_Message, kw_only=True, tag="blob_abort"):
+    """The client no longer sends or fetches this blob."""
+
+    sha256: Sha256
+
+
+# --- jobs ----------------------------------------------------------------------------------------
+
+
+class ReconstructJob(_Message, kw_only=True, tag="reconstruct"):
+    """Make a scene from a clip. `files` holds the clip and, where given, depth."""
+
+    files: Files
+    #: Path in `files` of the video, or of the first image of a sequence.
+    clip: RelativePath
+    #: Path in `files` of the depth file, or of the first image of a sequence.
+    depth: RelativePath
+    depth_kind: Literal["auto", "depth", "metric", "disparity", "reference"] = "auto"
+    name: Annotated[str, Meta(min_length=1, max_length=64)]
+    first_frame: Annotated[int, Meta(ge=0, le=10_000_000)] = 0
+    #: All frames to the end where absent.
+    frame_count: FrameCount | None = None
+    stride: Annotated[int, Meta(ge=1, le=1000)] = 1
+    #: Focal length in pixels of the source's width; absent: 60 degrees on the long side.
+    focal_px: Positive | None = None
+
+
+class RenderJob(_Message, kw_only=True, tag="render"):
+    """Render the condition of a scene along a trajectory: colour, mask and depth."""
+
+    scene: Files
+    trajectory: TrajectoryDocument
+
+
+class GenerateJob(_Message, kw_only=True, tag="generate"):
+    """Make a take of a scene along a trajectory."""
+
+    scene: Files
+    trajectory: TrajectoryDocument
+    settings: EngineSettings
+
+
+JobRequest = ReconstructJob | RenderJob | GenerateJob
+
+JobState = Literal["queued", "running", "cancelling", "done", "failed", "cancelled"]
+FINAL_STATES: frozenset[JobState] = frozenset({"done", "failed", "cancelled"})
+
+
+class JobSubmit(_Message, kw_only=True, tag="job_submit"):
+    """Run a job. The same `request_id` with the same job is the same job."""
+
+    request_id: Id
+    job: JobRequest
+
+
+class JobAccepted(_Message, kw_only=True, tag="job_accepted"):
+    """The job is in the journal; its events follow to this session."""
+
+    in_reply_to: Id
+    job_id: Id
+
+
+class JobWatch(_Message, kw_only=True, tag="job_watch"):
+    """Send me the events of a job after `after_seq`, then live ones."""
+
+    request_id: Id
+    job_id: Id
+    after_seq: Annotated[int, Meta(ge=-1)] = -1
+
+
+class JobCancel(_Message, kw_only=True, tag="job_cancel"):
+    """Stop a job; harmless when it has ended."""
+
+    request_id: Id
+    job_id: Id
+
+
+class JobEvent(_Message, kw_only=True, tag="job_event"):
+    """Where a job stands. The newest event says all; older ones may be skipped."""
+
+    job_id: Id
+    seq: Annotated[int, Meta(ge=0)]
+    state: JobState
+    #: How many times the job was started; results of an older attempt are void.
+    attempt: Annotated[int, Meta(ge=0)]
+    #: What is being done, for people: `rendering`.
+    stage: ShortText
+    done: Annotated[int, Meta(ge=0)]
+    total: Annotated[int, Meta(ge=0)]
+    #: Seconds that the job should still take; absent while unknown.
+    eta_s: Annotated[float, Meta(ge=0.0)] | None
+    #: Set when `state` is `failed`.
+    error_code: ShortText
+    error_message: LongText
+    #: The results; set when `state` is `done`.
+    files: Files
+
+
+class JobListRequest(_Message, kw_only=True, tag="job_list_request"):
+    """Which jobs of mine are there?"""
+
+    request_id: Id
+
+
+class JobList(_Message, kw_only=True, tag="job_list"):
+    """The newest event of each of this user's jobs, newest job first."""
+
+    in_reply_to: Id
+    jobs: Annotated[tuple[JobEvent, ...], Meta(max_length=1000)]
+
+
+ClientMessage = (
+    Hello
+    | Pair
+    | Ping
+    | BlobOffer
+    | BlobCredit
+    | BlobChunk
+    | BlobFetch
+    | BlobAbort
+    | JobSubmit
+    | JobWatch
+    | JobCancel
+    | JobListRequest
+)
+ServerMessage = (
+    Welcome
+    | Paired
+    | Error
+    | Pong
+    | BlobWant
+    | BlobCredit
+    | BlobChunk
+    | BlobDone
+    | JobAccepted
+    | JobEvent
+    | JobList
+)
