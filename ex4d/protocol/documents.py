@@ -16,9 +16,9 @@ MAX_SIDE_PX = 8192
 
 #: A path inside a scene or take: one folder at most, plain ASCII, never `..` or a leading dot.
 RelativePath = Annotated[
-    str, Meta(pattern=r"^(?:[A-Za-z0-9_-]{1,64}/)?[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}$")
+    str, Meta(pattern=r"^(?:[A-Za-z0-9_-]{1,64}/)?[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}\Z")
 ]
-Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
+Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 SidePx = Annotated[int, Meta(ge=2, le=MAX_SIDE_PX)]
 FrameCount = Annotated[int, Meta(ge=1, le=MAX_FRAMES)]
 ShortText = Annotated[str, Meta(max_length=256)]
@@ -29,7 +29,7 @@ class _Document(Struct, frozen=True, forbid_unknown_fields=True):
     """Base of all documents: immutable, strict."""
 
 
-class FileRef(_Document, kw_only=True):
+class FileRef(_Document, frozen=True, kw_only=True):
     """A file of a scene, a take or an upload, named by its content."""
 
     path: RelativePath
@@ -37,14 +37,14 @@ class FileRef(_Document, kw_only=True):
     size_bytes: Annotated[int, Meta(ge=0)]
 
 
-class FrameRate(_Document, kw_only=True):
+class FrameRate(_Document, frozen=True, kw_only=True):
     """Frames per second as an exact fraction, for example 30000/1001."""
 
     numerator: Annotated[int, Meta(ge=1, le=1_000_000)]
     denominator: Annotated[int, Meta(ge=1, le=1_000_000)]
 
 
-class PinholeIntrinsics(_Document, kw_only=True):
+class PinholeIntrinsics(_Document, frozen=True, kw_only=True):
     """A pinhole camera in pixels of an image of `width_px` x `height_px`.
 
     The origin is the top-left corner of the top-left pixel, whose centre is (0.5, 0.5).
@@ -58,7 +58,7 @@ class PinholeIntrinsics(_Document, kw_only=True):
     cy_px: float
 
 
-class DepthInfo(_Document, kw_only=True):
+class DepthInfo(_Document, frozen=True, kw_only=True):
     """Where depth came from and what its numbers mean."""
 
     #: `files`, or the name of the estimator.
@@ -70,7 +70,7 @@ class DepthInfo(_Document, kw_only=True):
     licence: ShortText
 
 
-class MeshRules(_Document, kw_only=True):
+class MeshRules(_Document, frozen=True, kw_only=True):
     """How depth becomes a DW-mesh."""
 
     #: A face with a smaller angle than this is stretched; its vertices are occluded.
@@ -82,7 +82,7 @@ class MeshRules(_Document, kw_only=True):
     back_plate: Literal["occluded", "reference"] = "occluded"
 
 
-class SceneDocument(_Document, kw_only=True):
+class SceneDocument(_Document, frozen=True, kw_only=True):
     """`scene.json`: a clip with depth and intrinsics.
 
     Beside it: `frames/0001.png` (8-bit RGB), `depth/0001.exr` (float32 z-depth, channel Y, ZIP) and
@@ -109,7 +109,7 @@ class SceneDocument(_Document, kw_only=True):
     farthest_depth: Positive
 
 
-class CameraPose(_Document, kw_only=True):
+class CameraPose(_Document, frozen=True, kw_only=True):
     """The camera of one output frame."""
 
     #: Rows 0..2 of the 4x4 `cam_to_world`, row-major; OpenCV axes, world = source camera.
@@ -122,7 +122,7 @@ class CameraPose(_Document, kw_only=True):
     source_time: Annotated[int, Meta(ge=0, lt=MAX_FRAMES)]
 
 
-class TrajectoryDocument(_Document, kw_only=True):
+class TrajectoryDocument(_Document, frozen=True, kw_only=True):
     """A camera path: one pose per output frame, all of one size."""
 
     format: Literal["ex4d-trajectory"] = "ex4d-trajectory"
@@ -144,7 +144,7 @@ class TrajectoryDocument(_Document, kw_only=True):
                 raise ValueError(msg)
 
 
-class PreviewSettings(_Document, kw_only=True, tag="preview", tag_field="engine"):
+class PreviewSettings(_Document, frozen=True, kw_only=True, tag="preview", tag_field="engine"):
     """The engine without weights: fills from other frames, then by inpainting."""
 
     seed: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 0
@@ -154,7 +154,7 @@ class PreviewSettings(_Document, kw_only=True, tag="preview", tag_field="engine"
 EngineSettings = PreviewSettings
 
 
-class UsedPart(_Document, kw_only=True):
+class UsedPart(_Document, frozen=True, kw_only=True):
     """A part that made a take, with its licence: rasteriser, engine, estimator."""
 
     role: ShortText
@@ -163,7 +163,7 @@ class UsedPart(_Document, kw_only=True):
     licence: ShortText
 
 
-class TakeDocument(_Document, kw_only=True):
+class TakeDocument(_Document, frozen=True, kw_only=True):
     """`take.json`: a take with everything needed to make it again.
 
     Beside it: `frames/0001.png` (the shot), `color/0001.png` and `mask/0001.png` (the condition),

@@ -32,7 +32,7 @@ MAX_CHUNK_BYTES = 1 << 20
 MAX_FILES_PER_MESSAGE = 16_384
 
 #: 32 lower-case hexadecimal digits: a uuid4.
-Id = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}$")]
+Id = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}\Z")]
 LongText = Annotated[str, Meta(max_length=4096)]
 ByteCount = Annotated[int, Meta(ge=0, le=2**50)]
 Files = Annotated[tuple[FileRef, ...], Meta(max_length=MAX_FILES_PER_MESSAGE)]
@@ -45,14 +45,14 @@ class _Message(Struct, frozen=True, forbid_unknown_fields=True, tag_field="type"
 # --- session -------------------------------------------------------------------------------------
 
 
-class Limits(_Message, kw_only=True, tag="limits"):
+class Limits(_Message, frozen=True, kw_only=True, tag="limits"):
     """What a peer accepts; both use the smaller of the two."""
 
     max_chunk_bytes: Annotated[int, Meta(ge=4096, le=MAX_CHUNK_BYTES)] = MAX_CHUNK_BYTES
     window_bytes: Annotated[int, Meta(ge=4096, le=256 << 20)] = 16 << 20
 
 
-class Hello(_Message, kw_only=True, tag="hello"):
+class Hello(_Message, frozen=True, kw_only=True, tag="hello"):
     """The client's first message, again after each reconnect."""
 
     request_id: Id
@@ -62,7 +62,7 @@ class Hello(_Message, kw_only=True, tag="hello"):
     limits: Limits = Limits()
 
 
-class EngineInfo(_Message, kw_only=True, tag="engine_info"):
+class EngineInfo(_Message, frozen=True, kw_only=True, tag="engine_info"):
     """An engine that the server offers, or why it cannot."""
 
     name: ShortText
@@ -72,7 +72,7 @@ class EngineInfo(_Message, kw_only=True, tag="engine_info"):
     licence: ShortText
 
 
-class Welcome(_Message, kw_only=True, tag="welcome"):
+class Welcome(_Message, frozen=True, kw_only=True, tag="welcome"):
     """The server's answer to `Hello`."""
 
     in_reply_to: Id
@@ -86,38 +86,38 @@ class Welcome(_Message, kw_only=True, tag="welcome"):
     quota_left_bytes: ByteCount
 
 
-class Pair(_Message, kw_only=True, tag="pair"):
+class Pair(_Message, frozen=True, kw_only=True, tag="pair"):
     """Ask to be known from now on: the only message that an unknown key may send."""
 
     request_id: Id
-    token: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{22,64}$")]
+    token: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{22,64}\Z")]
     #: A name that the server's owner will recognise, for example `anna on studio-laptop`.
     client_name: Annotated[str, Meta(min_length=1, max_length=64)]
 
 
-class Paired(_Message, kw_only=True, tag="paired"):
+class Paired(_Message, frozen=True, kw_only=True, tag="paired"):
     """The key of this connection is authorised; `Hello` may follow."""
 
     in_reply_to: Id
     user: ShortText
 
 
-class Error(_Message, kw_only=True, tag="error"):
+class Error(_Message, frozen=True, kw_only=True, tag="error"):
     """A request was refused. The wording is for people, the code for programs."""
 
     #: Empty where the failed message could not be read.
-    in_reply_to: Annotated[str, Meta(pattern=r"^(?:[0-9a-f]{32})?$")]
+    in_reply_to: Annotated[str, Meta(pattern=r"^(?:[0-9a-f]{32})?\Z")]
     code: ShortText
     message: LongText
 
 
-class Ping(_Message, kw_only=True, tag="ping"):
+class Ping(_Message, frozen=True, kw_only=True, tag="ping"):
     """Is the session alive? Answered by `Pong`."""
 
     request_id: Id
 
 
-class Pong(_Message, kw_only=True, tag="pong"):
+class Pong(_Message, frozen=True, kw_only=True, tag="pong"):
     """It is."""
 
     in_reply_to: Id
@@ -126,47 +126,47 @@ class Pong(_Message, kw_only=True, tag="pong"):
 # --- blobs ---------------------------------------------------------------------------------------
 
 
-class BlobOffer(_Message, kw_only=True, tag="blob_offer"):
+class BlobOffer(_Message, frozen=True, kw_only=True, tag="blob_offer"):
     """The client has these blobs; which does the server still need?"""
 
     request_id: Id
     blobs: Files
 
 
-class BlobNeed(_Message, kw_only=True, tag="blob_need"):
+class BlobNeed(_Message, frozen=True, kw_only=True, tag="blob_need"):
     """A blob the server wants, from `have_bytes` on: what came before is already stored."""
 
     sha256: Sha256
     have_bytes: ByteCount
 
 
-class BlobWant(_Message, kw_only=True, tag="blob_want"):
+class BlobWant(_Message, frozen=True, kw_only=True, tag="blob_want"):
     """The server's answer to `BlobOffer`; a blob that is not listed is already there."""
 
     in_reply_to: Id
     needs: Annotated[tuple[BlobNeed, ...], Meta(max_length=MAX_FILES_PER_MESSAGE)]
 
 
-class BlobCredit(_Message, kw_only=True, tag="blob_credit"):
+class BlobCredit(_Message, frozen=True, kw_only=True, tag="blob_credit"):
     """The receiver of blobs allows the sender to send so many more bytes, over all blobs."""
 
     grant_bytes: ByteCount
 
 
-class BlobChunk(_Message, kw_only=True, tag="blob_chunk"):
+class BlobChunk(_Message, frozen=True, kw_only=True, tag="blob_chunk"):
     """The next bytes of a blob: they are this message's third frame."""
 
     sha256: Sha256
     offset_bytes: ByteCount
 
 
-class BlobDone(_Message, kw_only=True, tag="blob_done"):
+class BlobDone(_Message, frozen=True, kw_only=True, tag="blob_done"):
     """The server has the whole blob and its hash is right."""
 
     sha256: Sha256
 
 
-class BlobFetch(_Message, kw_only=True, tag="blob_fetch"):
+class BlobFetch(_Message, frozen=True, kw_only=True, tag="blob_fetch"):
     """The client wants a blob, from `offset_bytes` on; chunks follow under its credit."""
 
     request_id: Id
@@ -174,7 +174,7 @@ class BlobFetch(_Message, kw_only=True, tag="blob_fetch"):
     offset_bytes: ByteCount
 
 
-class BlobAbort(_Message, kw_only=True, tag="blob_abort"):
+class BlobAbort(_Message, frozen=True, kw_only=True, tag="blob_abort"):
     """The client no longer sends or fetches this blob."""
 
     sha256: Sha256
@@ -183,7 +183,7 @@ class BlobAbort(_Message, kw_only=True, tag="blob_abort"):
 # --- jobs ----------------------------------------------------------------------------------------
 
 
-class ReconstructJob(_Message, kw_only=True, tag="reconstruct"):
+class ReconstructJob(_Message, frozen=True, kw_only=True, tag="reconstruct"):
     """Make a scene from a clip. `files` holds the clip and, where given, depth."""
 
     files: Files
@@ -201,14 +201,14 @@ class ReconstructJob(_Message, kw_only=True, tag="reconstruct"):
     focal_px: Positive | None = None
 
 
-class RenderJob(_Message, kw_only=True, tag="render"):
+class RenderJob(_Message, frozen=True, kw_only=True, tag="render"):
     """Render the condition of a scene along a trajectory: colour, mask and depth."""
 
     scene: Files
     trajectory: TrajectoryDocument
 
 
-class GenerateJob(_Message, kw_only=True, tag="generate"):
+class GenerateJob(_Message, frozen=True, kw_only=True, tag="generate"):
     """Make a take of a scene along a trajectory."""
 
     scene: Files
@@ -222,21 +222,21 @@ JobState = Literal["queued", "running", "cancelling", "done", "failed", "cancell
 FINAL_STATES: frozenset[JobState] = frozenset({"done", "failed", "cancelled"})
 
 
-class JobSubmit(_Message, kw_only=True, tag="job_submit"):
+class JobSubmit(_Message, frozen=True, kw_only=True, tag="job_submit"):
     """Run a job. The same `request_id` with the same job is the same job."""
 
     request_id: Id
     job: JobRequest
 
 
-class JobAccepted(_Message, kw_only=True, tag="job_accepted"):
+class JobAccepted(_Message, frozen=True, kw_only=True, tag="job_accepted"):
     """The job is in the journal; its events follow to this session."""
 
     in_reply_to: Id
     job_id: Id
 
 
-class JobWatch(_Message, kw_only=True, tag="job_watch"):
+class JobWatch(_Message, frozen=True, kw_only=True, tag="job_watch"):
     """Send me the events of a job after `after_seq`, then live ones."""
 
     request_id: Id
@@ -244,14 +244,14 @@ class JobWatch(_Message, kw_only=True, tag="job_watch"):
     after_seq: Annotated[int, Meta(ge=-1)] = -1
 
 
-class JobCancel(_Message, kw_only=True, tag="job_cancel"):
+class JobCancel(_Message, frozen=True, kw_only=True, tag="job_cancel"):
     """Stop a job; harmless when it has ended."""
 
     request_id: Id
     job_id: Id
 
 
-class JobEvent(_Message, kw_only=True, tag="job_event"):
+class JobEvent(_Message, frozen=True, kw_only=True, tag="job_event"):
     """Where a job stands. The newest event says all; older ones may be skipped."""
 
     job_id: Id
@@ -272,13 +272,13 @@ class JobEvent(_Message, kw_only=True, tag="job_event"):
     files: Files
 
 
-class JobListRequest(_Message, kw_only=True, tag="job_list_request"):
+class JobListRequest(_Message, frozen=True, kw_only=True, tag="job_list_request"):
     """Which jobs of mine are there?"""
 
     request_id: Id
 
 
-class JobList(_Message, kw_only=True, tag="job_list"):
+class JobList(_Message, frozen=True, kw_only=True, tag="job_list"):
     """The newest event of each of this user's jobs, newest job first."""
 
     in_reply_to: Id
