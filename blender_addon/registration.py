@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Registers every module of the extension in order, and undoes it in reverse."""
+
+from types import ModuleType
+
+#: Each has `register()` and `unregister()`; a module may use what those before it registered.
+MODULES: tuple[ModuleType, ...] = ()
+
+
+def register() -> None:
+    """Register all modules, or none: what is already registered is undone if one of them fails."""
+    registered: list[ModuleType] = []
+    try:
+        for module in MODULES:
+            module.register()
+            registered.append(module)
+    finally:
+        if len(registered) < len(MODULES):
+            _unregister(registered)
+
+
+def unregister() -> None:
+    """Take everything back out of Blender."""
+    _unregister(list(MODULES))
+
+
+def _unregister(modules: list[ModuleType]) -> None:
+    for module in reversed(modules):
+        module.unregister()
