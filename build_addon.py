@@ -5,8 +5,8 @@ Needs only the standard library and pip, so that it runs in any environment, als
 
     python build_addon.py --output dist --platform linux-x64
 
-The wheels come from the list of hashes in `blender_addon/wheels.lock`; once fetched they are kept in
-the user's cache and checked again before each use.
+The wheels come from the list of hashes in `blender_addon/wheels.lock`; once fetched they are kept
+in the user's cache and checked again before each use.
 """
 
 import argparse

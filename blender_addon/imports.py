@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Results on their way into Blender: scenes step by step, takes as strips."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import bpy
+
+from . import scene_import, scene_jobs, strips
+from ._vendor.errors import Ex4dError, InputError
+from ._vendor.protocol.messages import GenerateJob
+from .jobs import Job, JobBoard, Stage
+
+
+@dataclass
+class SceneImport:
+    """A scene's folder being brought into a Blender scene in small steps."""
+
+    title: str
+    folder: Path
+    #: `ID.session_uid` of the Blender scene.
+    scene_uid: int
+    #: Every how many pixels the proxy has a vertex.
+    proxy_step: int
+    #: The job that made the folder; None for one that the user chose.
+    job: Job | None = None
+    #: Created at the first step.
+    steps: Iterator[float] | None = None
+    #: Of the whole import, 0..1.
+    fraction: float = 0.0
+    is_done: bool = False
+    error: Ex4dError | None = None
+
+
+def advance(jobs: JobBoard, queue: list[SceneImport], deadline_s: float) -> bool:
+    """Work on what arrived until the time is up; true if anything changed.
+
+    Args:
+        jobs: Those that have arrived are brought in.
+        queue: Imports, the first of which is being worked on; finished ones are removed.
+        deadline_s: Of `time.perf_counter`; the last step may go beyond it.
+    """
+    changed = False
+    for job in jobs:
+        if job.stage is not Stage.ARRIVED:
+            continue
+        if isinstance(job.record.request, GenerateJob):
+            _add_take(jobs, job)
+            changed = True
+        elif not any(item.job is job for item in queue):
+            queue.append(SceneImport(job.record.title, job.folder, job.scene_uid, 2, job))
+            changed = True
+    while queue and time.perf_counter() < deadline_s:
+        step(jobs, queue)
+        changed = True
+    return changed
+
+
+def step(jobs: JobBoard, queue: list[SceneImport]) -> None:
+    """Do one step of the first import of the queue."""
+    # It leaves the queue first: whatever goes wrong, it cannot block the others for ever.
+    current = queue.pop(0)
+    try:
+        with _in_scene(current.scene_uid):
+            if current.steps is None:
+                current.steps = scene_import.import_scene(
+                    bpy.context, current.folder, proxy_step=current.proxy_step
+                )
+            try:
+                current.fraction = next(current.steps)
+            except StopIteration:
+                current.is_done = True
+                bpy.ops.ed.undo_push(message=f"Import {current.title}")
+    except (Ex4dError, OSError) as error:
+        current.error = _readable(error)
+    if current.error is None and not current.is_done:
+        queue.insert(0, current)
+    elif current.job is not None:
+        stage = Stage.DONE if current.error is None else Stage.FAILED
+        jobs.finish(current.job, stage, current.error)
+
+
+def _add_take(jobs: JobBoard, job: Job) -> None:
+    # Failed until proven otherwise: an unforeseen error must not repeat itself at every tick.
+    jobs.finish(job, Stage.FAILED, InputError("internal", "The log of Blender says what happened."))
+    try:
+        with _in_scene(job.scene_uid):
+            shot = bpy.data.objects.get(job.record.shot_name)
+            if shot is None:
+                message = (
+                    f"expected the shot {job.record.shot_name!r} for the take, found none; the "
+                    f"frames are in {job.folder}"
+                )
+                raise InputError("shot_gone", message)
+            strips.add_take_strips(bpy.context, shot, job.folder)
+            bpy.ops.ed.undo_push(message=f"Add {job.record.title}")
+    except (Ex4dError, OSError) as error:
+        jobs.finish(job, Stage.FAILED, _readable(error))
+    else:
+        jobs.finish(job, Stage.DONE)
+
+
+def _in_scene(scene_uid: int):
+    """Override the context: the user may look at another scene by now."""
+    scene = scene_jobs.find_scene(scene_uid)
+    if scene is None:
+        message = "expected the Blender scene that asked for this, found it deleted; import again"
+        raise InputError("scene_gone", message)
+    return bpy.context.temp_override(scene=scene)
+
+
+def _readable(error: Ex4dError | OSError) -> Ex4dError:
+    return error if isinstance(error, Ex4dError) else InputError("file", str(error))

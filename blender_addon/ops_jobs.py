@@ -1,0 +1,334 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Operators for work: import a video or a scene, generate a take, cancel, dismiss."""
+
+import uuid
+from pathlib import Path
+
+import bpy
+
+from . import camera, imports, paths, preferences, pump, runtime, scene_jobs, settings
+from ._vendor.errors import InputError
+from ._vendor.protocol.messages import GenerateJob, ReconstructJob
+from .imports import SceneImport
+from .jobs import ENDED, Job, JobRecord, Stage, server_id
+from .ops_connection import OperatorBase, wait_until
+from .shots import active_shot
+
+#: A script that waits longer than this for a job would rather submit it and come back.
+JOB_TIMEOUT_S = 24 * 3600.0
+
+
+class JobOperator(OperatorBase):
+    """What operators that start a job share: `invoke` starts it, `execute` also waits for it."""
+
+    @classmethod
+    def poll(cls, _context: bpy.types.Context) -> bool:
+        """Only with a session."""
+        current = runtime.peek()
+        if current is None or not current.connection.is_ready:
+            cls.poll_message_set("Connect to a server first")
+            return False
+        return True
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        """Start the job and wait until its result is in Blender: for scripts."""
+        return self.reported(lambda: wait_for(self.start(context)))
+
+    def invoke(self, context: bpy.types.Context, _event: bpy.types.Event) -> set[str]:
+        """Start the job; the panel shows how it goes."""
+        return self.reported(lambda: self._start_and_leave(context))
+
+    def _start_and_leave(self, context: bpy.types.Context) -> None:
+        self.start(context)
+        pump.wake()
+
+    def start(self, context: bpy.types.Context) -> Job:
+        """Send the job."""
+        raise NotImplementedError
+
+
+def begin(context: bpy.types.Context, record: JobRecord) -> Job:
+    """Take up a job, and name it in the file before anything is sent."""
+    job = runtime.get().jobs.add(record, context.scene.session_uid)
+    scene_jobs.store()
+    return job
+
+
+def wait_for(job: Job) -> None:
+    """Tick until a job has ended and its result is in Blender.
+
+    Raises:
+        Ex4dError: Why the job failed.
+    """
+    connection = runtime.get().connection
+    wait_until(
+        lambda: job.stage in ENDED or connection.client is None,
+        JOB_TIMEOUT_S,
+        f"the result of {job.record.title}",
+    )
+    if job.error is not None:
+        raise job.error
+    if job.stage is not Stage.DONE:
+        raise InputError(
+            "job_not_done", f"{job.record.title} was {job.stage.value}; start it again"
+        )
+
+
+class EX4D_OT_import_video(JobOperator, bpy.types.Operator):
+    """Send the video and its depth to the server and import the scene that it makes of them"""
+
+    bl_idname = "ex4d.import_video"
+    bl_label = "Send and Import"
+    # No UNDO: the import itself, which comes later, makes the undo step.
+    bl_options = {"REGISTER"}
+
+    clip: bpy.props.StringProperty(name="Video", subtype="FILE_PATH")  # type: ignore[valid-type]
+    depth: bpy.props.StringProperty(name="Depth", subtype="FILE_PATH")  # type: ignore[valid-type]
+    depth_kind: bpy.props.EnumProperty(name="Holds", items=settings.DEPTH_KINDS)  # type: ignore[valid-type]
+    title: bpy.props.StringProperty(name="Name", maxlen=64)  # type: ignore[valid-type]
+    first_frame: bpy.props.IntProperty(name="First Frame", min=0, max=10_000_000)  # type: ignore[valid-type]
+    frame_count: bpy.props.IntProperty(  # type: ignore[valid-type]
+        name="Frames", description="0: all to the end", min=0, max=4096
+    )
+    stride: bpy.props.IntProperty(name="Step", min=1, max=1000, default=1)  # type: ignore[valid-type]
+    focal_px: bpy.props.FloatProperty(  # type: ignore[valid-type]
+        name="Focal Length",
+        description="In pixels of the video; 0: a field of view of 60 degrees on the long side",
+        min=0.0,
+    )
+
+    def invoke(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
+        """Take the values from the panel, which lists the files that will be sent."""
+        panel = context.window_manager.ex4d_import
+        for name in (
+            "clip",
+            "depth",
+            "depth_kind",
+            "title",
+            "first_frame",
+            "frame_count",
+            "stride",
+        ):
+            setattr(self, name, getattr(panel, name))
+        self.focal_px = panel.focal_px if panel.lens == "PIXELS" else 0.0
+        if panel.lens == "ANGLE":
+            try:
+                self.focal_px = settings.focal_px_of_angle(panel.clip, panel.angle)
+            except InputError as error:
+                self.report({"ERROR"}, error.message)
+                return {"CANCELLED"}
+        return super().invoke(context, event)
+
+    def start(self, context: bpy.types.Context) -> Job:
+        """Send the video.
+
+        Raises:
+            InputError: If a file is missing or there is no connection.
+        """
+        clip, depth = settings.collect_sources(self.clip, self.depth)
+        title = self.title or Path(self.clip).stem[:64] or "clip"
+        request_id = uuid.uuid4().hex
+        request = ReconstructJob(
+            files=(),
+            clip=clip.first,
+            depth=depth.first,
+            depth_kind=self.depth_kind,
+            name=title,
+            first_frame=self.first_frame,
+            frame_count=self.frame_count or None,
+            stride=self.stride,
+            focal_px=self.focal_px or None,
+        )
+        cache = preferences.get(context).cache
+        record = JobRecord(
+            request_id=request_id,
+            server=server_id(runtime.get().connection),
+            title=title,
+            request=request,
+            sources={name: str(path) for name, path in (clip.files | depth.files).items()},
+            folder=str(paths.results_folder("scenes", title, request_id, cache)),
+        )
+        return begin(context, record)
+
+
+class EX4D_OT_import_scene(OperatorBase, bpy.types.Operator):
+    """Import a finished scene: a folder with scene.json"""
+
+    bl_idname = "ex4d.import_scene"
+    bl_label = "Import Scene"
+    # No UNDO: the undo step is made when the last part is in.
+    bl_options = {"REGISTER"}
+
+    directory: bpy.props.StringProperty(name="Folder", subtype="DIR_PATH")  # type: ignore[valid-type]
+    filter_folder: bpy.props.BoolProperty(default=True, options={"HIDDEN"})  # type: ignore[valid-type]
+    proxy_step: bpy.props.IntProperty(  # type: ignore[valid-type]
+        name="Proxy",
+        description="Every how many pixels the proxy for the viewport has a vertex",
+        min=1,
+        max=8,
+        default=2,
+    )
+
+    def invoke(self, context: bpy.types.Context, _event: bpy.types.Event) -> set[str]:
+        """Let the user choose the folder."""
+        self._asynchronous = True
+        context.window_manager.fileselect_add(self)
+        return {"RUNNING_MODAL"}
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        """Import it; wait for the end of it unless the user watches the panel."""
+        return self.reported(lambda: self._import(context))
+
+    def _import(self, context: bpy.types.Context) -> None:
+        folder = Path(bpy.path.abspath(self.directory))
+        if not (folder / "scene.json").is_file():
+            message = f"expected a folder with scene.json, found none in {folder}; choose another"
+            raise InputError("scene_missing", message)
+        current = runtime.get()
+        item = SceneImport(folder.name, folder, context.scene.session_uid, self.proxy_step)
+        current.imports.append(item)
+        if getattr(self, "_asynchronous", False):
+            pump.wake()
+            return
+        while item in current.imports:
+            imports.step(current.jobs, current.imports)
+        if item.error is not None:
+            raise item.error
+
+
+class EX4D_OT_generate(JobOperator, bpy.types.Operator):
+    """Send the camera's path to the server and add the take that it makes to the sequencer"""
+
+    bl_idname = "ex4d.generate"
+    bl_label = "Generate Take"
+    # No UNDO: adding the strips, which comes later, makes the undo step.
+    bl_options = {"REGISTER"}
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        """Only with a session and a shot."""
+        if active_shot(context) is None:
+            cls.poll_message_set("Import a video or a scene first")
+            return False
+        return super().poll(context)
+
+    def start(self, context: bpy.types.Context) -> Job:
+        """Sample the camera and send its path with the scene.
+
+        Raises:
+            InputError: If the camera cannot be used or the scene's files are gone.
+        """
+        shot = active_shot(context)
+        if shot is None:
+            raise InputError("no_shot", "expected a shot, found none; import a video first")
+        trajectory = camera.sample_trajectory(context, shot)
+        folder = Path(bpy.path.abspath(shot.ex4d_shot.folder))
+        request_id = uuid.uuid4().hex
+        title = f"{shot.name} take"
+        cache = preferences.get(context).cache
+        record = JobRecord(
+            request_id=request_id,
+            server=server_id(runtime.get().connection),
+            title=title,
+            request=GenerateJob(
+                scene=(),
+                trajectory=trajectory,
+                settings=context.scene.ex4d_generate.engine_settings(),
+            ),
+            sources=scene_files(folder),
+            folder=str(paths.results_folder("takes", title, request_id, cache)),
+            shot_name=shot.name,
+        )
+        return begin(context, record)
+
+
+def scene_files(folder: Path) -> dict[str, str]:
+    """Path in a scene -> file, of everything that belongs to the scene.
+
+    Raises:
+        InputError: `scene_missing` if the folder holds no scene.
+    """
+    document = folder / "scene.json"
+    if not document.is_file():
+        message = f"expected the scene's files in {folder}, found no scene.json; import it again"
+        raise InputError("scene_missing", message)
+    files = {"scene.json": str(document)}
+    for kind, suffix in (("frames", "png"), ("depth", "exr"), ("occluded", "png")):
+        for path in sorted((folder / kind).glob(f"*.{suffix}")):
+            files[f"{kind}/{path.name}"] = str(path)
+    return files
+
+
+class _OnJob:
+    """What operators on a row of the job list share."""
+
+    request_id: bpy.props.StringProperty(options={"HIDDEN", "SKIP_SAVE"})  # type: ignore[valid-type]
+
+    def job(self) -> Job | None:
+        """The job of the row."""
+        current = runtime.peek()
+        return None if current is None else current.jobs.get(self.request_id)
+
+
+class EX4D_OT_cancel_job(_OnJob, bpy.types.Operator):
+    """Stop the job; what it has made so far is not fetched"""
+
+    bl_idname = "ex4d.cancel_job"
+    bl_label = "Cancel Job"
+    bl_options = {"REGISTER", "INTERNAL"}
+
+    def execute(self, _context: bpy.types.Context) -> set[str]:
+        """Ask the server to stop it."""
+        job = self.job()
+        if job is None:
+            return {"CANCELLED"}
+        runtime.get().jobs.cancel(job)
+        pump.wake()
+        return {"FINISHED"}
+
+
+class EX4D_OT_dismiss_job(_OnJob, bpy.types.Operator):
+    """Take the job off the list"""
+
+    bl_idname = "ex4d.dismiss_job"
+    bl_label = "Dismiss Job"
+    bl_options = {"REGISTER", "INTERNAL"}
+
+    def execute(self, _context: bpy.types.Context) -> set[str]:
+        """Dismiss it."""
+        job = self.job()
+        if job is None:
+            return {"CANCELLED"}
+        runtime.get().jobs.dismiss(job)
+        scene_jobs.store()
+        pump.redraw()
+        return {"FINISHED"}
+
+
+class EX4D_OT_show_error(_OnJob, bpy.types.Operator):
+    """Show what went wrong and what to do"""
+
+    bl_idname = "ex4d.show_error"
+    bl_label = "Show Error"
+    bl_options = {"REGISTER", "INTERNAL"}
+
+    message: bpy.props.StringProperty(options={"HIDDEN", "SKIP_SAVE"})  # type: ignore[valid-type]
+
+    def execute(self, _context: bpy.types.Context) -> set[str]:
+        """Report it as Blender does."""
+        job = self.job()
+        message = job.error.message if job is not None and job.error is not None else self.message
+        self.report({"ERROR"}, message)
+        return {"FINISHED"}
+
+
+register, unregister = bpy.utils.register_classes_factory(
+    (
+        EX4D_OT_import_video,
+        EX4D_OT_import_scene,
+        EX4D_OT_generate,
+        EX4D_OT_cancel_job,
+        EX4D_OT_dismiss_job,
+        EX4D_OT_show_error,
+    )
+)

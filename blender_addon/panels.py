@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The sidebar of the 3D view: connection, shot, camera, take, jobs. Drawing reads, never works."""
+
+import bpy
+
+from . import preferences, runtime
+from .connection import LinkState, Status
+from .jobs import ENDED, Job, Stage
+from .local_server import ServerState
+from .shots import active_shot
+from .wording import job_text, wrapped
+
+_STATE_ICONS = {
+    LinkState.OFFLINE: "UNLINKED",
+    LinkState.STARTING: "SORTTIME",
+    LinkState.CONNECTING: "SORTTIME",
+    LinkState.PAIRING: "SORTTIME",
+    LinkState.READY: "LINKED",
+    LinkState.LOST: "ERROR",
+    LinkState.REFUSED: "CANCEL",
+}
+
+
+class _Sidebar:
+    bl_space_type = "VIEW_3D"
+    bl_region_type = "UI"
+    bl_category = "EX-4D"
+
+
+class EX4D_PT_connection(_Sidebar, bpy.types.Panel):
+    """Where the connection stands, and what to do about it."""
+
+    bl_label = "Server"
+    bl_idname = "EX4D_PT_connection"
+
+    def draw(self, context: bpy.types.Context) -> None:
+        """Draw the state, its reason and the buttons that fit it."""
+        layout = self.layout
+        chosen = preferences.get(context)
+        current = runtime.peek()
+        status = (
+            Status(LinkState.OFFLINE, "Not connected")
+            if current is None
+            else current.connection.status()
+        )
+        layout.label(text=status.headline, icon=_STATE_ICONS[status.state])
+        draw_text(layout, status.advice)
+        if current is not None and current.connection.client is not None:
+            layout.operator("ex4d.disconnect", icon="UNLINKED")
+        else:
+            layout.row().prop(chosen, "mode", expand=True)
+            if chosen.mode == "LOCAL" and not chosen.executable:
+                layout.prop(chosen, "executable")
+            layout.operator("ex4d.connect", icon="LINKED")
+            if chosen.mode == "REMOTE":
+                self._draw_remote(layout, chosen)
+        server = None if current is None else current.connection.server
+        if server is not None and server.state in (ServerState.STARTING, ServerState.READY):
+            layout.operator("ex4d.stop_server", icon="CANCEL")
+        elif chosen.mode == "LOCAL" and not chosen.start_on_connect:
+            layout.operator("ex4d.start_server", icon="PLAY")
+
+    def _draw_remote(self, layout: bpy.types.UILayout, chosen) -> None:
+        server = chosen.server()
+        if server is not None:
+            layout.label(text=f"{server.name} ({server.host}:{server.port})", icon="WORLD")
+        layout.operator("ex4d.pair_server", icon="PASTEDOWN")
+
+
+class EX4D_PT_import(_Sidebar, bpy.types.Panel):
+    """A video becomes a scene."""
+
+    bl_label = "Import Video"
+    bl_idname = "EX4D_PT_import"
+    bl_options = {"DEFAULT_CLOSED"}
+
+    def draw(self, context: bpy.types.Context) -> None:
+        """Draw the files, what is known of them, and what will be sent."""
+        layout = self.layout
+        layout.use_property_split = True
+        layout.use_property_decorate = False
+        panel = context.window_manager.ex4d_import
+        column = layout.column()
+        column.prop(panel, "clip")
+        column.prop(panel, "depth")
+        column.prop(panel, "depth_kind")
+        column = layout.column(align=True)
+        column.prop(panel, "first_frame")
+        column.prop(panel, "frame_count")
+        column.prop(panel, "stride")
+        column = layout.column()
+        column.prop(panel, "lens")
+        if panel.lens == "ANGLE":
+            column.prop(panel, "angle")
+        elif panel.lens == "PIXELS":
+            column.prop(panel, "focal_px")
+        column.prop(panel, "title")
+        if panel.clip_summary or panel.depth_summary:
+            box = layout.box().column(align=True)
+            box.label(text="Sent to the server:", icon="EXPORT")
+            draw_text(box, panel.clip_summary)
+            draw_text(box, panel.depth_summary)
+        layout.operator("ex4d.import_video", icon="EXPORT")
+        layout.operator("ex4d.import_scene", icon="IMPORT")
+
+
+class EX4D_PT_generate(_Sidebar, bpy.types.Panel):
+    """A camera's path becomes a take."""
+
+    bl_label = "Take"
+    bl_idname = "EX4D_PT_generate"
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        """Only with a shot."""
+        return active_shot(context) is not None
+
+    def draw(self, context: bpy.types.Context) -> None:
+        """Draw the engine, why it may be missing, and its settings."""
+        layout = self.layout
+        layout.use_property_split = True
+        layout.use_property_decorate = False
+        settings = context.scene.ex4d_generate
+        layout.prop(settings, "engine")
+        draw_text(layout, _engine_problem(settings.engine), icon="ERROR")
+        layout.prop(settings, "seed")
+        frames = context.scene.frame_end - context.scene.frame_start + 1
+        layout.label(
+            text=f"Frames {context.scene.frame_start} to {context.scene.frame_end}: {frames}"
+        )
+        layout.operator("ex4d.generate", icon="RENDER_ANIMATION")
+
+
+class EX4D_PT_jobs(_Sidebar, bpy.types.Panel):
+    """What the server and the importer are doing."""
+
+    bl_label = "Jobs"
+    bl_idname = "EX4D_PT_jobs"
+
+    @classmethod
+    def poll(cls, _context: bpy.types.Context) -> bool:
+        """Only while there are any."""
+        current = runtime.peek()
+        return current is not None and bool(any(current.jobs) or current.imports)
+
+    def draw(self, _context: bpy.types.Context) -> None:
+        """Draw a row for each."""
+        current = runtime.peek()
+        if current is None:
+            return
+        for job in current.jobs:
+            self._draw_job(job)
+        for item in current.imports:
+            self.layout.progress(factor=item.fraction, text=f"Importing {item.title}")
+
+    def _draw_job(self, job: Job) -> None:
+        column = self.layout.column(align=True)
+        column.label(text=job.record.title)
+        row = column.row(align=True)
+        if job.stage is Stage.ACTIVE and job.remote is not None:
+            row.progress(factor=job.remote.fraction, text=job_text(job))
+        elif job.stage is Stage.FAILED and job.error is not None:
+            button = row.operator("ex4d.show_error", text=job_text(job), icon="ERROR")
+            button.request_id = job.record.request_id
+        else:
+            row.label(text=job_text(job))
+        if job.stage is Stage.DONE:
+            button = row.operator("ex4d.open_folder", text="", icon="FILE_FOLDER")
+            button.request_id = job.record.request_id
+        end = "ex4d.dismiss_job" if job.stage in ENDED else "ex4d.cancel_job"
+        row.operator(end, text="", icon="X").request_id = job.record.request_id
+        if job.error is not None:
+            draw_text(column, job.error.message)
+
+
+def draw_text(layout: bpy.types.UILayout, text: str, icon: str = "NONE") -> None:
+    """Draw a text over several lines, the icon before the first; nothing if it is empty."""
+    if text:
+        column = layout.column(align=True)
+        for index, line in enumerate(wrapped(text)):
+            column.label(text=line, icon="NONE" if index else icon)
+
+
+def _engine_problem(name: str) -> str:
+    """Why the server cannot run an engine; empty where it can or nobody knows."""
+    current = runtime.peek()
+    client = None if current is None else current.connection.client
+    if client is None or client.welcome is None:
+        return ""
+    for engine in client.welcome.engines:
+        if engine.name == name:
+            return "" if engine.available else engine.reason
+    return f"This server has no engine named {name}"
+
+
+register, unregister = bpy.utils.register_classes_factory(
+    (EX4D_PT_connection, EX4D_PT_import, EX4D_PT_generate, EX4D_PT_jobs)
+)

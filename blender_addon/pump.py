@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The heartbeat: one timer that moves bytes, follows jobs and brings results in, in small slices.
+
+Blender offers add-ons no threads. Everything that takes long is therefore cut into slices, and each
+tick of the timer does as many as fit into its time.
+"""
+
+import logging
+import time
+
+import bpy
+from bpy.app.handlers import persistent
+
+from . import imports, runtime, scene_jobs
+from ._vendor.client import ConnectionState
+from .runtime import Runtime
+
+BUDGET_S = 0.008
+#: Pauses between ticks: while bytes move or a scene is imported, while jobs run, and otherwise.
+BUSY_S = 1 / 60
+WAITING_S = 0.1
+IDLE_S = 1.0
+
+_log = logging.getLogger(__name__)
+
+
+def tick() -> float | None:
+    """Do what is due, for at most `BUDGET_S` beyond a single step.
+
+    Returns:
+        Seconds until the next tick is worth its while; None if nothing is left to wait for.
+    """
+    current = runtime.peek()
+    if current is None:
+        return None
+    deadline_s = time.perf_counter() + BUDGET_S
+    changed = current.connection.poll(BUDGET_S)
+    changed = current.jobs.advance(current.connection) or changed
+    # A render reads the data that an import writes.
+    if not bpy.app.is_job_running("RENDER"):
+        changed = imports.advance(current, deadline_s) or changed
+    if changed:
+        scene_jobs.store()
+        redraw()
+    return _pause_s(current)
+
+
+def wake() -> None:
+    """Start the timer, or have it tick now."""
+    if bpy.app.timers.is_registered(_on_timer):
+        bpy.app.timers.unregister(_on_timer)
+    bpy.app.timers.register(_on_timer, first_interval=0.0, persistent=True)
+    redraw()
+
+
+def redraw() -> None:
+    """Have the sidebars of the 3D views drawn again."""
+    for window in bpy.context.window_manager.windows:
+        for area in window.screen.areas:
+            if area.type == "VIEW_3D":
+                for region in area.regions:
+                    if region.type == "UI":
+                        region.tag_redraw()
+
+
+def _pause_s(current: Runtime) -> float | None:
+    client = current.connection.client
+    if current.imports or current.jobs.is_transferring:
+        return BUSY_S
+    if current.connection.is_idle:
+        return None
+    connecting = client is None or client.state not in (
+        ConnectionState.READY,
+        ConnectionState.REFUSED,
+    )
+    return WAITING_S if connecting or current.jobs.has_unfinished else IDLE_S
+
+
+def _on_timer() -> float | None:
+    """Call `tick` for Blender, which would drop a timer that raises.
+
+    The one place where every error is caught: it is logged, and the next tick goes on.
+    """
+    try:
+        return tick()
+    except Exception:
+        _log.exception("a tick failed")
+        return IDLE_S
+
+
+@persistent
+def _on_load(_path: str) -> None:
+    """Another file: what the last one waited for goes on at the server, its imports end here."""
+    current = runtime.peek()
+    if current is not None:
+        current.imports.clear()
+    if scene_jobs.restore():
+        wake()
+
+
+@persistent
+def _before_save(_path: str) -> None:
+    scene_jobs.store()
+
+
+@persistent
+def _after_save(_path: str) -> None:
+    current = runtime.peek()
+    if current is not None:
+        current.jobs.drop_ended_records()
+
+
+_HANDLERS = (
+    (bpy.app.handlers.load_post, _on_load),
+    (bpy.app.handlers.save_pre, _before_save),
+    (bpy.app.handlers.save_post, _after_save),
+)
+
+
+def register() -> None:
+    """Listen to files being opened and saved; the timer starts with the first connection."""
+    for handlers, handler in _HANDLERS:
+        handlers.append(handler)
+
+
+def unregister() -> None:
+    """Stop the timer and listen no more."""
+    if bpy.app.timers.is_registered(_on_timer):
+        bpy.app.timers.unregister(_on_timer)
+    for handlers, handler in _HANDLERS:
+        handlers.remove(handler)

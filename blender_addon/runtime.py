@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""All that lives while the extension is enabled and is not Blender's data: one object."""
+
+from dataclasses import dataclass, field
+
+from . import identity, paths
+from .connection import Connection
+from .imports import SceneImport
+from .jobs import JobBoard
+
+
+@dataclass
+class Runtime:
+    """Created at the first use, so that enabling the extension touches no file and no socket."""
+
+    connection: Connection
+    jobs: JobBoard
+    #: Scenes on their way into Blender, the first being worked on.
+    imports: list[SceneImport] = field(default_factory=list)
+
+
+_runtime: Runtime | None = None
+
+
+def get() -> Runtime:
+    """The runtime, made now if this is the first use.
+
+    Raises:
+        InputError: `identity_invalid` if this computer's key file is damaged.
+    """
+    global _runtime  # noqa: PLW0603 - the one piece of module state of the extension
+    if _runtime is None:
+        folder = paths.private_folder()
+        keys = identity.load_or_create(folder)
+        jobs = JobBoard(folder / "jobs")
+        jobs.drop_old_records()
+        _runtime = Runtime(Connection(keys, paths.app_version()), jobs)
+    return _runtime
+
+
+def peek() -> Runtime | None:
+    """The runtime if there is one: panels and handlers must not make it."""
+    return _runtime
+
+
+def register() -> None:
+    """Nothing to do before the first use."""
+
+
+def unregister() -> None:
+    """End the session and the local server."""
+    global _runtime  # noqa: PLW0603 - as above
+    if _runtime is not None:
+        _runtime.connection.close()
+        _runtime = None
