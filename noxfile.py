@@ -26,7 +26,7 @@ PYTHONS = ["3.11", "3.13"]
 BLENDERS = {"4.2.23": "3.11", "4.5.15": "3.11", "5.0.1": "3.11", "5.2.3": "3.13"}
 #: The Blender that builds the extension and plays the demo.
 OLDEST_BLENDER = "4.2.23"
-CORE_TESTS = ["protocol", "client", "ex4d", "server", "golden", "e2e"]
+CORE_TESTS = ["house", "protocol", "client", "ex4d", "server", "golden", "e2e"]
 
 
 def install_core(session: nox.Session) -> None:
