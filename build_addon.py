@@ -159,24 +159,30 @@ def stage(folder: Path, platform: str, cache: Path) -> None:
     ignore = shutil.ignore_patterns("__pycache__", "_vendor", "wheels.lock", ".*", MANIFEST)
     shutil.copytree(ADDON, folder, ignore=ignore, dirs_exist_ok=True)
     (folder / MANIFEST).write_text(manifest_for(platform, wheels), encoding="utf-8", newline="\n")
-    vendor = folder / "_vendor"
-    vendor.mkdir()
-    (vendor / "__init__.py").write_text(
-        '"""Copies of `ex4d` packages, made by the build: do not edit."""\n',
-        encoding="utf-8",
-        newline="\n",
-    )
-    shutil.copy(ROOT / "LICENSE", vendor / "LICENSE")
-    for name in VENDORED:
-        source = ROOT / "ex4d" / name
-        if source.is_dir():
-            shutil.copytree(source, vendor / name, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy(source, vendor / name)
+    vendor(folder)
     wheel_folder = folder / "wheels"
     wheel_folder.mkdir()
     for wheel in wheels:
         shutil.copy(fetch_wheel(wheel, cache), wheel_folder / wheel.file_name)
+
+
+def vendor(folder: Path) -> None:
+    """Copy what both ends share into the extension's folder, in place of any older copy."""
+    target = folder / "_vendor"
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir()
+    (target / "__init__.py").write_text(
+        '"""Copies of `ex4d` packages, made by the build: do not edit."""\n',
+        encoding="utf-8",
+        newline="\n",
+    )
+    shutil.copy(ROOT / "LICENSE", target / "LICENSE")
+    for name in VENDORED:
+        source = ROOT / "ex4d" / name
+        if source.is_dir():
+            shutil.copytree(source, target / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, target / name)
 
 
 def write_zip(folder: Path, path: Path) -> None:
@@ -298,7 +304,16 @@ def main() -> int:
     parser.add_argument(
         "--cache", type=Path, default=cache_folder(), help="folder that keeps fetched wheels"
     )
+    parser.add_argument(
+        "--vendor",
+        action="store_true",
+        help="only copy the shared packages into blender_addon/, for type checkers and for trying "
+        "changes in a Blender that has the folder linked in",
+    )
     arguments = parser.parse_args()
+    if arguments.vendor:
+        vendor(ADDON)
+        return 0
     try:
         zips = build(
             arguments.output,

@@ -23,7 +23,9 @@ class EX4D_PG_server(bpy.types.PropertyGroup):
 class EX4D_UL_servers(bpy.types.UIList):
     """The known servers."""
 
-    def draw_item(self, _context, layout, _data, item, *_rest) -> None:
+    def draw_item(
+        self, _context, layout, _data, item, _icon, _active_data, _active_property
+    ) -> None:
         """Draw the name, which can be edited, and the address."""
         layout.prop(item, "name", text="", emboss=False, icon="WORLD")
         layout.label(text=f"{item.host}:{item.port}")

@@ -38,9 +38,10 @@ def tick() -> float | None:
     changed = current.jobs.advance(current.connection) or changed
     # A render reads the data that an import writes.
     if not bpy.app.is_job_running("RENDER"):
-        changed = imports.advance(current, deadline_s) or changed
+        changed = imports.advance(current.jobs, current.imports, deadline_s) or changed
+        if changed:
+            scene_jobs.store()
     if changed:
-        scene_jobs.store()
         redraw()
     return _pause_s(current)
 
