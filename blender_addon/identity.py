@@ -27,18 +27,18 @@ def load_or_create(folder: Path) -> KeyPair:
         _create(path)
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
-        public_key, secret_key = stored["public_key"], stored["secret_key"]
+        keys = KeyPair(public_key=stored["public_key"], secret_key=stored["secret_key"])
         # A pair that does not belong together would fail later, at the server, without a reason.
-        valid = zmq.curve_public(secret_key.encode("ascii")).decode("ascii") == public_key
+        fits = zmq.curve_public(keys.secret_key.encode("ascii")) == keys.public_key.encode("ascii")
     except (ValueError, KeyError, TypeError, AttributeError, zmq.ZMQError):
-        valid = False
-    if not valid:
+        fits = False
+    if not fits:
         message = (
             f"expected this computer's key pair in {path}, found something else; delete the file "
             "and pair with your servers again"
         )
         raise InputError("identity_invalid", message)
-    return KeyPair(public_key=public_key, secret_key=secret_key)
+    return keys
 
 
 def _create(path: Path) -> None:

@@ -64,7 +64,9 @@ class LocalServer:
                     stdout=subprocess.PIPE,
                     stderr=log,
                     bufsize=0,
-                    **_own_group(),
+                    # No console window, and no Ctrl-C that was meant for Blender.
+                    creationflags=_NO_WINDOW,
+                    start_new_session=sys.platform != "win32",
                 )
         except OSError as error:
             message = (
@@ -172,11 +174,7 @@ class LocalServer:
 _ENDED = (ServerState.STOPPED, ServerState.FAILED)
 
 
-def _own_group() -> dict[str, int | bool]:
-    """Keep the child out of the way: no console window, no Ctrl-C meant for Blender."""
-    if sys.platform == "win32":
-        return {"creationflags": subprocess.CREATE_NO_WINDOW}
-    return {"start_new_session": True}
+_NO_WINDOW = subprocess.CREATE_NO_WINDOW if sys.platform == "win32" else 0
 
 
 def read_available(pipe: IO[bytes], limit_bytes: int) -> bytes:

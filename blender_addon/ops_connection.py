@@ -17,7 +17,7 @@ from .local_server import ServerState
 CONNECT_TIMEOUT_S = 90.0
 
 
-class OperatorBase:
+class OperatorBase(bpy.types.Operator):
     """What this extension's operators share: errors become reports that say what to do."""
 
     def reported(self, action: Callable[[], None]) -> set[str]:
@@ -50,7 +50,7 @@ def wait_until(is_over: Callable[[], bool], timeout_s: float, what: str) -> None
         time.sleep(0.001 if pause_s is not None and pause_s <= pump.BUSY_S else 0.01)
 
 
-class EX4D_OT_connect(OperatorBase, bpy.types.Operator):
+class EX4D_OT_connect(OperatorBase):
     """Connect to the server that is chosen in the preferences"""
 
     bl_idname = "ex4d.connect"
@@ -165,14 +165,14 @@ class EX4D_OT_disconnect(bpy.types.Operator):
         return {"FINISHED"}
 
 
-class EX4D_OT_pair_server(OperatorBase, bpy.types.Operator):
+class EX4D_OT_pair_server(OperatorBase):
     """Make this computer known to a server, with the link that its owner gave you"""
 
     bl_idname = "ex4d.pair_server"
     bl_label = "Pair with Server"
     bl_options = {"REGISTER"}
 
-    link: bpy.props.StringProperty(  # type: ignore[valid-type]
+    link: bpy.props.StringProperty(
         name="Link",
         description="The link that the server printed: ex4d://…; it works once",
         options={"SKIP_SAVE"},
@@ -227,7 +227,7 @@ class EX4D_OT_forget_server(bpy.types.Operator):
         return {"FINISHED"}
 
 
-class EX4D_OT_start_server(OperatorBase, bpy.types.Operator):
+class EX4D_OT_start_server(OperatorBase):
     """Start a server on this computer; it ends together with Blender"""
 
     bl_idname = "ex4d.start_server"
@@ -280,7 +280,7 @@ def _server_runs() -> bool:
     return server is not None and server.state in (ServerState.STARTING, ServerState.READY)
 
 
-class EX4D_OT_copy_public_key(OperatorBase, bpy.types.Operator):
+class EX4D_OT_copy_public_key(OperatorBase):
     """Copy this computer's public key, for the owner of a server to authorise"""
 
     bl_idname = "ex4d.copy_public_key"
@@ -302,7 +302,7 @@ class EX4D_OT_open_folder(bpy.types.Operator):
     bl_label = "Open Cache Folder"
     bl_options = {"REGISTER", "INTERNAL"}
 
-    request_id: bpy.props.StringProperty(options={"HIDDEN", "SKIP_SAVE"})  # type: ignore[valid-type]
+    request_id: bpy.props.StringProperty(options={"HIDDEN", "SKIP_SAVE"})
 
     def execute(self, context: bpy.types.Context) -> set[str]:
         """Open the folder of a job, or the cache."""

@@ -74,7 +74,7 @@ def wait_for(job: Job) -> None:
         )
 
 
-class EX4D_OT_import_video(JobOperator, bpy.types.Operator):
+class EX4D_OT_import_video(JobOperator):
     """Send the video and its depth to the server and import the scene that it makes of them"""
 
     bl_idname = "ex4d.import_video"
@@ -82,16 +82,16 @@ class EX4D_OT_import_video(JobOperator, bpy.types.Operator):
     # No UNDO: the import itself, which comes later, makes the undo step.
     bl_options = {"REGISTER"}
 
-    clip: bpy.props.StringProperty(name="Video", subtype="FILE_PATH")  # type: ignore[valid-type]
-    depth: bpy.props.StringProperty(name="Depth", subtype="FILE_PATH")  # type: ignore[valid-type]
-    depth_kind: bpy.props.EnumProperty(name="Holds", items=settings.DEPTH_KINDS)  # type: ignore[valid-type]
-    title: bpy.props.StringProperty(name="Name", maxlen=64)  # type: ignore[valid-type]
-    first_frame: bpy.props.IntProperty(name="First Frame", min=0, max=10_000_000)  # type: ignore[valid-type]
-    frame_count: bpy.props.IntProperty(  # type: ignore[valid-type]
+    clip: bpy.props.StringProperty(name="Video", subtype="FILE_PATH")
+    depth: bpy.props.StringProperty(name="Depth", subtype="FILE_PATH")
+    depth_kind: bpy.props.EnumProperty(name="Holds", items=settings.DEPTH_KINDS)
+    title: bpy.props.StringProperty(name="Name", maxlen=64)
+    first_frame: bpy.props.IntProperty(name="First Frame", min=0, max=10_000_000)
+    frame_count: bpy.props.IntProperty(
         name="Frames", description="0: all to the end", min=0, max=4096
     )
-    stride: bpy.props.IntProperty(name="Step", min=1, max=1000, default=1)  # type: ignore[valid-type]
-    focal_px: bpy.props.FloatProperty(  # type: ignore[valid-type]
+    stride: bpy.props.IntProperty(name="Step", min=1, max=1000, default=1)
+    focal_px: bpy.props.FloatProperty(
         name="Focal Length",
         description="In pixels of the video; 0: a field of view of 60 degrees on the long side",
         min=0.0,
@@ -151,7 +151,7 @@ class EX4D_OT_import_video(JobOperator, bpy.types.Operator):
         return begin(context, record)
 
 
-class EX4D_OT_import_scene(OperatorBase, bpy.types.Operator):
+class EX4D_OT_import_scene(OperatorBase):
     """Import a finished scene: a folder with scene.json"""
 
     bl_idname = "ex4d.import_scene"
@@ -159,9 +159,9 @@ class EX4D_OT_import_scene(OperatorBase, bpy.types.Operator):
     # No UNDO: the undo step is made when the last part is in.
     bl_options = {"REGISTER"}
 
-    directory: bpy.props.StringProperty(name="Folder", subtype="DIR_PATH")  # type: ignore[valid-type]
-    filter_folder: bpy.props.BoolProperty(default=True, options={"HIDDEN"})  # type: ignore[valid-type]
-    proxy_step: bpy.props.IntProperty(  # type: ignore[valid-type]
+    directory: bpy.props.StringProperty(name="Folder", subtype="DIR_PATH")
+    filter_folder: bpy.props.BoolProperty(default=True, options={"HIDDEN"})
+    proxy_step: bpy.props.IntProperty(
         name="Proxy",
         description="Every how many pixels the proxy for the viewport has a vertex",
         min=1,
@@ -196,7 +196,7 @@ class EX4D_OT_import_scene(OperatorBase, bpy.types.Operator):
             raise item.error
 
 
-class EX4D_OT_generate(JobOperator, bpy.types.Operator):
+class EX4D_OT_generate(JobOperator):
     """Send the camera's path to the server and add the take that it makes to the sequencer"""
 
     bl_idname = "ex4d.generate"
@@ -259,10 +259,10 @@ def scene_files(folder: Path) -> dict[str, str]:
     return files
 
 
-class _OnJob:
+class _OnJob(bpy.types.Operator):
     """What operators on a row of the job list share."""
 
-    request_id: bpy.props.StringProperty(options={"HIDDEN", "SKIP_SAVE"})  # type: ignore[valid-type]
+    request_id: bpy.props.StringProperty(options={"HIDDEN", "SKIP_SAVE"})
 
     def job(self) -> Job | None:
         """The job of the row."""
@@ -270,7 +270,7 @@ class _OnJob:
         return None if current is None else current.jobs.get(self.request_id)
 
 
-class EX4D_OT_cancel_job(_OnJob, bpy.types.Operator):
+class EX4D_OT_cancel_job(_OnJob):
     """Stop the job; what it has made so far is not fetched"""
 
     bl_idname = "ex4d.cancel_job"
@@ -287,7 +287,7 @@ class EX4D_OT_cancel_job(_OnJob, bpy.types.Operator):
         return {"FINISHED"}
 
 
-class EX4D_OT_dismiss_job(_OnJob, bpy.types.Operator):
+class EX4D_OT_dismiss_job(_OnJob):
     """Take the job off the list"""
 
     bl_idname = "ex4d.dismiss_job"
@@ -305,14 +305,14 @@ class EX4D_OT_dismiss_job(_OnJob, bpy.types.Operator):
         return {"FINISHED"}
 
 
-class EX4D_OT_show_error(_OnJob, bpy.types.Operator):
+class EX4D_OT_show_error(_OnJob):
     """Show what went wrong and what to do"""
 
     bl_idname = "ex4d.show_error"
     bl_label = "Show Error"
     bl_options = {"REGISTER", "INTERNAL"}
 
-    message: bpy.props.StringProperty(options={"HIDDEN", "SKIP_SAVE"})  # type: ignore[valid-type]
+    message: bpy.props.StringProperty(options={"HIDDEN", "SKIP_SAVE"})
 
     def execute(self, _context: bpy.types.Context) -> set[str]:
         """Report it as Blender does."""

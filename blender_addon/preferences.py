@@ -15,9 +15,9 @@ class EX4D_PG_server(bpy.types.PropertyGroup):
     """A server that knows this computer, by what identifies it to everybody."""
 
     # `name` comes with every PropertyGroup.
-    host: bpy.props.StringProperty(name="Host", options=set())  # type: ignore[valid-type]
-    port: bpy.props.IntProperty(name="Port", min=1, max=65535, options=set())  # type: ignore[valid-type]
-    public_key: bpy.props.StringProperty(name="Server Key", options=set())  # type: ignore[valid-type]
+    host: bpy.props.StringProperty(name="Host", options=set())
+    port: bpy.props.IntProperty(name="Port", min=1, max=65535, options=set())
+    public_key: bpy.props.StringProperty(name="Server Key", options=set())
 
 
 class EX4D_UL_servers(bpy.types.UIList):
@@ -36,7 +36,7 @@ class EX4D_AP_preferences(bpy.types.AddonPreferences):
 
     bl_idname = __package__
 
-    mode: bpy.props.EnumProperty(  # type: ignore[valid-type]
+    mode: bpy.props.EnumProperty(
         name="Server",
         description="Where scenes and takes are made",
         items=(
@@ -45,23 +45,23 @@ class EX4D_AP_preferences(bpy.types.AddonPreferences):
         ),
         options=set(),
     )
-    executable: bpy.props.StringProperty(  # type: ignore[valid-type]
+    executable: bpy.props.StringProperty(
         name="ex4d Program",
         description="The ex4d program, installed on this computer, that runs the local server",
         subtype="FILE_PATH",
         options=set(),
     )
-    start_on_connect: bpy.props.BoolProperty(  # type: ignore[valid-type]
+    start_on_connect: bpy.props.BoolProperty(
         name="Start on Connect",
         description="Start the local server when connecting, if it does not run",
         default=True,
         options=set(),
     )
-    servers: bpy.props.CollectionProperty(type=EX4D_PG_server)  # type: ignore[valid-type]
-    active_server: bpy.props.IntProperty(  # type: ignore[valid-type]
+    servers: bpy.props.CollectionProperty(type=EX4D_PG_server)
+    active_server: bpy.props.IntProperty(
         name="Active Server", description="The server to connect to", options=set()
     )
-    cache: bpy.props.StringProperty(  # type: ignore[valid-type]
+    cache: bpy.props.StringProperty(
         name="Cache Folder",
         description=(
             "Where scenes and takes of files that were never saved go, and the log of the local "

@@ -10,7 +10,7 @@ from .jobs import ENDED
 class EX4D_PG_job(bpy.types.PropertyGroup):
     """A job that the Blender scene waits for."""
 
-    request_id: bpy.props.StringProperty(options=set())  # type: ignore[valid-type]
+    request_id: bpy.props.StringProperty(options=set())
 
 
 def find_scene(scene_uid: int) -> bpy.types.Scene | None:

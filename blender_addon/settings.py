@@ -46,13 +46,13 @@ def _describe(path: str, role: str) -> str:
 class EX4D_PG_import(bpy.types.PropertyGroup):
     """A video to be made into a scene. Lives in the window manager: no file can fill it in."""
 
-    clip: bpy.props.StringProperty(  # type: ignore[valid-type]
+    clip: bpy.props.StringProperty(
         name="Video",
         description="The video, or any image of a numbered sequence",
         subtype="FILE_PATH",
         update=_describe_clip,
     )
-    depth: bpy.props.StringProperty(  # type: ignore[valid-type]
+    depth: bpy.props.StringProperty(
         name="Depth",
         description=(
             "Depth of every frame of the video: a .npz or .npy file, or any image of a numbered "
@@ -61,29 +61,29 @@ class EX4D_PG_import(bpy.types.PropertyGroup):
         subtype="FILE_PATH",
         update=_describe_depth,
     )
-    clip_summary: bpy.props.StringProperty()  # type: ignore[valid-type]
-    depth_summary: bpy.props.StringProperty()  # type: ignore[valid-type]
-    depth_kind: bpy.props.EnumProperty(  # type: ignore[valid-type]
+    clip_summary: bpy.props.StringProperty()
+    depth_summary: bpy.props.StringProperty()
+    depth_kind: bpy.props.EnumProperty(
         name="Holds", description="What the numbers in the depth file mean", items=DEPTH_KINDS
     )
-    title: bpy.props.StringProperty(  # type: ignore[valid-type]
+    title: bpy.props.StringProperty(
         name="Name",
         description="Name of the scene; empty: the video's",
         maxlen=64,
     )
-    first_frame: bpy.props.IntProperty(  # type: ignore[valid-type]
+    first_frame: bpy.props.IntProperty(
         name="First Frame", description="Counted from 0 in the video", min=0, max=10_000_000
     )
-    frame_count: bpy.props.IntProperty(  # type: ignore[valid-type]
+    frame_count: bpy.props.IntProperty(
         name="Frames", description="How many frames to take; 0: all to the end", min=0, max=4096
     )
-    stride: bpy.props.IntProperty(  # type: ignore[valid-type]
+    stride: bpy.props.IntProperty(
         name="Step", description="Take every so-manieth frame", min=1, max=1000, default=1
     )
-    lens: bpy.props.EnumProperty(  # type: ignore[valid-type]
+    lens: bpy.props.EnumProperty(
         name="Lens", description="What is known of the lens that filmed the video", items=LENSES
     )
-    angle: bpy.props.FloatProperty(  # type: ignore[valid-type]
+    angle: bpy.props.FloatProperty(
         name="Field of View",
         description="Angle along the long side of the video",
         subtype="ANGLE",
@@ -91,7 +91,7 @@ class EX4D_PG_import(bpy.types.PropertyGroup):
         max=math.radians(170.0),
         default=DEFAULT_ANGLE_RAD,
     )
-    focal_px: bpy.props.FloatProperty(  # type: ignore[valid-type]
+    focal_px: bpy.props.FloatProperty(
         name="Focal Length",
         description="Focal length of the video in its pixels",
         min=1.0,
@@ -103,7 +103,7 @@ class EX4D_PG_import(bpy.types.PropertyGroup):
 class EX4D_PG_generate(bpy.types.PropertyGroup):
     """How takes of a Blender scene are made."""
 
-    engine: bpy.props.EnumProperty(  # type: ignore[valid-type]
+    engine: bpy.props.EnumProperty(
         name="Engine",
         description="What fills in the parts that the video never saw",
         items=(
@@ -115,7 +115,7 @@ class EX4D_PG_generate(bpy.types.PropertyGroup):
         ),
         options=set(),
     )
-    seed: bpy.props.IntProperty(  # type: ignore[valid-type]
+    seed: bpy.props.IntProperty(
         name="Seed",
         description="The same seed makes the same take again",
         min=0,

@@ -12,15 +12,12 @@ pytestmark = [
 ]
 
 KEY = "k" * 40
-GOOD = (
-    """
+GOOD = """
 line = sys.stdin.readline()
-assert json.loads(line) == {"client_public_key": "%s", "user": "local"}, line
+assert json.loads(line) == {"client_public_key": KEY, "user": "local"}, line
 print(json.dumps({"endpoint": "127.0.0.1:4567", "server_public_key": "s" * 40}), flush=True)
 print("listening", file=sys.stderr, flush=True)
 """
-    % KEY
-)
 UNTIL_INPUT_ENDS = "sys.stdin.read()\n"
 
 
@@ -32,7 +29,8 @@ def start(addon, tmp_path):
 
     def start(lines):
         program = tmp_path / "ex4d"
-        program.write_text(f"#!{sys.executable}\nimport json, os, sys, time\n{lines}")
+        head = f"#!{sys.executable}\nimport json, sys, time\nKEY = {KEY!r}\n"
+        program.write_text(head + lines)
         program.chmod(0o755)
         server = module.LocalServer(program, KEY, tmp_path / "log" / "server.log")
         started.append(server)
