@@ -172,6 +172,9 @@ class EX4D_OT_pair_server(OperatorBase):
     bl_label = "Pair with Server"
     bl_options = {"REGISTER"}
 
+    #: Set where the user watches the panel; a script waits for the end.
+    _asynchronous = False
+
     link: bpy.props.StringProperty(
         name="Link",
         description="The link that the server printed: ex4d://…; it works once",
@@ -203,7 +206,7 @@ class EX4D_OT_pair_server(OperatorBase):
         connection.pair(link.endpoint, link.token)
         preferences.get(context).remember(link.endpoint)
         pump.wake()
-        if not getattr(self, "_asynchronous", False):
+        if not self._asynchronous:
             wait_for_connection()
 
 

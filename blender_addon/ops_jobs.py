@@ -7,6 +7,7 @@ from pathlib import Path
 import bpy
 
 from . import camera, imports, paths, preferences, pump, runtime, scene_jobs, settings
+from ._vendor.client import JobPhase
 from ._vendor.errors import InputError
 from ._vendor.protocol.messages import GenerateJob, ReconstructJob
 from .imports import SceneImport
@@ -159,6 +160,9 @@ class EX4D_OT_import_scene(OperatorBase):
     # No UNDO: the undo step is made when the last part is in.
     bl_options = {"REGISTER"}
 
+    #: Set where the user watches the panel; a script waits for the end.
+    _asynchronous = False
+
     directory: bpy.props.StringProperty(name="Folder", subtype="DIR_PATH")
     filter_folder: bpy.props.BoolProperty(default=True, options={"HIDDEN"})
     proxy_step: bpy.props.IntProperty(
@@ -187,7 +191,7 @@ class EX4D_OT_import_scene(OperatorBase):
         current = runtime.get()
         item = SceneImport(folder.name, folder, context.scene.session_uid, self.proxy_step)
         current.imports.append(item)
-        if getattr(self, "_asynchronous", False):
+        if self._asynchronous:
             pump.wake()
             return
         while item in current.imports:
@@ -271,7 +275,7 @@ class _OnJob(bpy.types.Operator):
 
 
 class EX4D_OT_cancel_job(_OnJob):
-    """Stop the job; what it has made so far is not fetched"""
+    """Stop the job. Pressed again before the server has confirmed: take it off the list"""
 
     bl_idname = "ex4d.cancel_job"
     bl_label = "Cancel Job"
@@ -282,7 +286,12 @@ class EX4D_OT_cancel_job(_OnJob):
         job = self.job()
         if job is None:
             return {"CANCELLED"}
-        runtime.get().jobs.cancel(job)
+        board = runtime.get().jobs
+        if job.remote is not None and job.remote.phase is JobPhase.CANCELLING:
+            board.dismiss(job)
+            scene_jobs.store()
+        else:
+            board.cancel(job)
         pump.wake()
         return {"FINISHED"}
 

@@ -48,10 +48,15 @@ def tick() -> float | None:
 
 def wake() -> None:
     """Start the timer, or have it tick now."""
-    if bpy.app.timers.is_registered(_on_timer):
+    if is_running():
         bpy.app.timers.unregister(_on_timer)
     bpy.app.timers.register(_on_timer, first_interval=0.0, persistent=True)
     redraw()
+
+
+def is_running() -> bool:
+    """Whether the timer is set."""
+    return bpy.app.timers.is_registered(_on_timer)
 
 
 def redraw() -> None:
@@ -126,7 +131,7 @@ def register() -> None:
 
 def unregister() -> None:
     """Stop the timer and listen no more."""
-    if bpy.app.timers.is_registered(_on_timer):
+    if is_running():
         bpy.app.timers.unregister(_on_timer)
     for handlers, handler in _HANDLERS:
         handlers.remove(handler)
