@@ -3,6 +3,7 @@
 
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,13 +103,16 @@ def _add_take(jobs: JobBoard, job: Job) -> None:
         jobs.finish(job, Stage.DONE)
 
 
-def _in_scene(scene_uid: int):
-    """Override the context: the user may look at another scene by now."""
+def _in_scene(scene_uid: int) -> AbstractContextManager[None]:
+    """Override the context: the user may look at another scene, and a timer has no window."""
     scene = scene_jobs.find_scene(scene_uid)
     if scene is None:
         message = "expected the Blender scene that asked for this, found it deleted; import again"
         raise InputError("scene_gone", message)
-    return bpy.context.temp_override(scene=scene)
+    windows = list(bpy.context.window_manager.windows)
+    # Without any window Blender runs in the background and no operator asks for one.
+    windows.sort(key=lambda window: window.scene != scene)
+    return bpy.context.temp_override(window=windows[0] if windows else None, scene=scene)
 
 
 def _readable(error: Ex4dError | OSError) -> Ex4dError:

@@ -4,10 +4,11 @@
 import bpy
 
 from . import preferences, runtime
+from ._vendor.errors import InputError
 from .connection import LinkState, Status
 from .jobs import ENDED, Job, Stage
 from .local_server import ServerState
-from .shots import active_shot
+from .shots import active_shot, take_frames
 from .wording import job_text, wrapped
 
 _STATE_ICONS = {
@@ -67,11 +68,47 @@ class EX4D_PT_connection(_Sidebar, bpy.types.Panel):
         layout.operator("ex4d.pair_server", icon="PASTEDOWN")
 
 
+class EX4D_PT_shot(_Sidebar, bpy.types.Panel):
+    """The shot that is worked on, or how to get one."""
+
+    bl_label = "Shot"
+    bl_idname = "EX4D_PT_shot"
+
+    def draw(self, context: bpy.types.Context) -> None:
+        """Draw what is known of the clip and how it is shown."""
+        layout = self.layout
+        shot = active_shot(context)
+        if shot is None:
+            layout.label(text="Import a video, or a finished scene")
+        else:
+            _draw_clip(layout, shot)
+        layout.operator("ex4d.import_scene", icon="IMPORT")
+
+
+def _draw_clip(layout: bpy.types.UILayout, shot: bpy.types.Object) -> None:
+    clip = shot.ex4d_shot
+    layout.label(text=shot.name, icon="FILE_MOVIE")
+    layout.label(
+        text=f"{clip.width_px} x {clip.height_px} px, {clip.frame_count} frames "
+        f"at {clip.frame_rate:g} fps"
+    )
+    column = layout.column(heading="Show")
+    if clip.proxy is not None:
+        column.prop(clip, "use_proxy")
+    column.prop(clip, "show_marks")
+    column.prop(clip, "show_surround")
+    column = layout.column()
+    column.use_property_split = True
+    column.use_property_decorate = False
+    column.prop(clip, "frame_start")
+
+
 class EX4D_PT_import(_Sidebar, bpy.types.Panel):
     """A video becomes a scene."""
 
     bl_label = "Import Video"
     bl_idname = "EX4D_PT_import"
+    bl_parent_id = "EX4D_PT_shot"
     bl_options = {"DEFAULT_CLOSED"}
 
     def draw(self, context: bpy.types.Context) -> None:
@@ -101,7 +138,6 @@ class EX4D_PT_import(_Sidebar, bpy.types.Panel):
             draw_text(box, panel.clip_summary)
             draw_text(box, panel.depth_summary)
         layout.operator("ex4d.import_video", icon="EXPORT")
-        layout.operator("ex4d.import_scene", icon="IMPORT")
 
 
 class EX4D_PT_generate(_Sidebar, bpy.types.Panel):
@@ -116,7 +152,10 @@ class EX4D_PT_generate(_Sidebar, bpy.types.Panel):
         return active_shot(context) is not None
 
     def draw(self, context: bpy.types.Context) -> None:
-        """Draw the engine, why it may be missing, and its settings."""
+        """Draw the engine, why it may be missing, its settings and what will be made."""
+        shot = active_shot(context)
+        if shot is None:
+            return
         layout = self.layout
         layout.use_property_split = True
         layout.use_property_decorate = False
@@ -124,10 +163,12 @@ class EX4D_PT_generate(_Sidebar, bpy.types.Panel):
         layout.prop(settings, "engine")
         draw_text(layout, _engine_problem(settings.engine), icon="ERROR")
         layout.prop(settings, "seed")
-        frames = context.scene.frame_end - context.scene.frame_start + 1
-        layout.label(
-            text=f"Frames {context.scene.frame_start} to {context.scene.frame_end}: {frames}"
-        )
+        try:
+            first, last = take_frames(context, shot)
+        except InputError as error:
+            draw_text(layout, error.message, icon="ERROR")
+        else:
+            layout.label(text=f"Frames {first} to {last}: {last - first + 1}")
         layout.operator("ex4d.generate", icon="RENDER_ANIMATION")
 
 
@@ -193,6 +234,22 @@ def _engine_problem(name: str) -> str:
     return f"This server has no engine named {name}"
 
 
-register, unregister = bpy.utils.register_classes_factory(
-    (EX4D_PT_connection, EX4D_PT_import, EX4D_PT_generate, EX4D_PT_jobs)
+def _draw_import_menu(menu: bpy.types.Menu, _context: bpy.types.Context) -> None:
+    menu.layout.operator("ex4d.import_scene", text="EX-4D Scene (scene.json)")
+
+
+_register_classes, _unregister_classes = bpy.utils.register_classes_factory(
+    (EX4D_PT_connection, EX4D_PT_shot, EX4D_PT_import, EX4D_PT_generate, EX4D_PT_jobs)
 )
+
+
+def register() -> None:
+    """Add the panels, and the entry of the import menu."""
+    _register_classes()
+    bpy.types.TOPBAR_MT_file_import.append(_draw_import_menu)
+
+
+def unregister() -> None:
+    """Take them away."""
+    bpy.types.TOPBAR_MT_file_import.remove(_draw_import_menu)
+    _unregister_classes()

@@ -48,10 +48,15 @@ def tick() -> float | None:
 
 def wake() -> None:
     """Start the timer, or have it tick now."""
-    if is_running():
-        bpy.app.timers.unregister(_on_timer)
+    stop()
     bpy.app.timers.register(_on_timer, first_interval=0.0, persistent=True)
     redraw()
+
+
+def stop() -> None:
+    """End the timer; `wake` starts it again."""
+    if is_running():
+        bpy.app.timers.unregister(_on_timer)
 
 
 def is_running() -> bool:
@@ -131,7 +136,6 @@ def register() -> None:
 
 def unregister() -> None:
     """Stop the timer and listen no more."""
-    if is_running():
-        bpy.app.timers.unregister(_on_timer)
+    stop()
     for handlers, handler in _HANDLERS:
         handlers.remove(handler)

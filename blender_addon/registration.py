@@ -3,8 +3,30 @@
 
 from types import ModuleType
 
+from . import (
+    ops_connection,
+    ops_jobs,
+    panels,
+    preferences,
+    pump,
+    runtime,
+    scene_jobs,
+    settings,
+    shots,
+)
+
 #: Each has `register()` and `unregister()`; a module may use what those before it registered.
-MODULES: tuple[ModuleType, ...] = ()
+MODULES: tuple[ModuleType, ...] = (
+    preferences,
+    runtime,
+    settings,
+    shots,
+    scene_jobs,
+    pump,
+    ops_connection,
+    ops_jobs,
+    panels,
+)
 
 
 def register() -> None:

@@ -80,4 +80,5 @@ def empty_file(addon: Callable[[str], ModuleType]) -> Iterator[None]:
 
     bpy.ops.wm.read_homefile(use_empty=True)
     yield
+    addon("pump").stop()
     addon("runtime").unregister()

@@ -1,0 +1,185 @@
+"""The real zip against a real server: connect, import a video, generate a take, go away cleanly.
+
+EX4D_EXECUTABLE names the `ex4d` program of an environment of its own, as on a user's computer.
+"""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytestmark = [
+    pytest.mark.bpy,
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        "EX4D_EXECUTABLE" not in os.environ, reason="EX4D_EXECUTABLE names no ex4d program"
+    ),
+    pytest.mark.skipif(sys.platform == "win32", reason="a script is no program on Windows"),
+]
+
+WIDTH_PX, HEIGHT_PX, FRAME_COUNT = 64, 48, 5
+
+
+@pytest.fixture
+def local_server(addon, empty_file, tmp_path):
+    """Preferences that start the real local server, with its data in the test's folder."""
+    import bpy
+
+    program = tmp_path / "ex4d"
+    data = tmp_path / "server"
+    program.write_text(f'#!/bin/sh\nexec "{os.environ["EX4D_EXECUTABLE"]}" "$@" --data "{data}"\n')
+    program.chmod(0o755)
+    chosen = addon("preferences").get(bpy.context)
+    chosen.mode = "LOCAL"
+    chosen.executable = str(program)
+    chosen.cache = str(tmp_path / "cache")
+    yield addon("runtime").get().connection
+    chosen.executable = chosen.cache = ""
+
+
+@pytest.fixture
+def clip(addon, tmp_path):
+    """A slanted wall with a block before it that moves to the right."""
+    import numpy as np
+
+    folder = tmp_path / "footage"
+    folder.mkdir()
+    depth = np.empty((FRAME_COUNT, HEIGHT_PX, WIDTH_PX), np.float32)
+    ramp = np.linspace(0, 255, WIDTH_PX).astype(np.uint8)
+    for index in range(FRAME_COUNT):
+        frame = np.zeros((HEIGHT_PX, WIDTH_PX, 3), np.uint8)
+        frame[..., 0], frame[..., 1] = ramp, 120
+        depth[index] = np.linspace(6.0, 8.0, WIDTH_PX)
+        left = 12 + 4 * index
+        frame[14:34, left : left + 16] = (30, 60, 220)
+        depth[index, 14:34, left : left + 16] = 3.0
+        addon("pictures").write_png(folder / f"shot.{index + 1:04d}.png", frame)
+    np.save(folder / "depth.npy", depth)
+    return folder
+
+
+def import_video(clip: Path) -> None:
+    import bpy
+
+    result = bpy.ops.ex4d.import_video(
+        clip=str(clip / "shot.0001.png"),
+        depth=str(clip / "depth.npy"),
+        depth_kind="depth",
+        title="block",
+    )
+    assert result == {"FINISHED"}
+
+
+def test_video_becomes_a_scene_and_a_take(addon, local_server, clip, tmp_path):
+    import bpy
+
+    blend = tmp_path / "shot.blend"
+    bpy.ops.wm.save_as_mainfile(filepath=str(blend))
+    assert bpy.ops.ex4d.connect() == {"FINISHED"}
+    assert "as local" in local_server.status().headline
+    import_video(clip)
+    shot = addon("shots").active_shot(bpy.context)
+    assert shot is not None
+    (scene_folder,) = (tmp_path / "ex4d_scenes").iterdir()
+    assert len(list((scene_folder / "depth").iterdir())) == FRAME_COUNT
+
+    assert bpy.ops.ex4d.generate() == {"FINISHED"}
+    (take_folder,) = (tmp_path / "ex4d_takes").iterdir()
+    assert (take_folder / "take.json").is_file()
+    strips = addon("compat").strips_of(bpy.context.scene.sequence_editor)
+    assert len(strips) == 3, "the shot, its colour and its mask"
+
+    jobs = list(addon("runtime").get().jobs)
+    assert [job.stage.value for job in jobs] == ["done", "done"]
+    bpy.ops.wm.save_mainfile()
+    assert not list((addon("paths").private_folder() / "jobs").glob("*.json"))
+
+
+def test_job_goes_on_while_blender_is_closed(addon, local_server, clip, tmp_path):
+    """Sent, saved, closed before the end, opened again: the scene arrives."""
+    import bpy
+
+    blend = str(tmp_path / "shot.blend")
+    bpy.ops.wm.save_as_mainfile(filepath=blend)
+    bpy.ops.ex4d.connect()
+    panel = bpy.context.window_manager.ex4d_import
+    panel.clip, panel.depth = str(clip / "shot.0001.png"), str(clip / "depth.npy")
+    panel.depth_kind, panel.title = "depth", "block"
+    assert bpy.ops.ex4d.import_video("INVOKE_DEFAULT") == {"FINISHED"}
+    (job,) = addon("runtime").get().jobs
+    tick_until(addon, lambda: job.record.job_id)
+    bpy.ops.wm.save_mainfile()
+    addon("runtime").unregister()  # Blender ends, and the local server with it.
+
+    bpy.ops.wm.open_mainfile(filepath=blend)
+    (found,) = addon("runtime").get().jobs
+    assert found.record.job_id == job.record.job_id
+    bpy.ops.ex4d.connect()
+    tick_until(addon, lambda: found.stage.value in ("done", "failed", "cancelled"))
+    assert found.error is None
+    assert addon("shots").active_shot(bpy.context) is not None
+
+
+def test_cancelled_job_ends_and_brings_nothing(addon, local_server, clip):
+    import bpy
+
+    bpy.ops.ex4d.connect()
+    panel = bpy.context.window_manager.ex4d_import
+    panel.clip, panel.depth = str(clip / "shot.0001.png"), str(clip / "depth.npy")
+    bpy.ops.ex4d.import_video("INVOKE_DEFAULT")
+    (job,) = addon("runtime").get().jobs
+    bpy.ops.ex4d.cancel_job(request_id=job.record.request_id)
+    tick_until(addon, lambda: job.stage.value in ("done", "failed", "cancelled"))
+    assert job.stage.value == "cancelled"
+    assert not job.folder.exists()
+    bpy.ops.ex4d.dismiss_job(request_id=job.record.request_id)
+    assert list(addon("runtime").get().jobs) == []
+
+
+def test_refused_clip_says_why(addon, local_server, clip):
+    import bpy
+
+    bpy.ops.ex4d.connect()
+    (clip / "shot.0001.png").write_bytes(b"this is no picture")
+    with pytest.raises(RuntimeError, match="expected"):
+        import_video(clip)
+
+
+def test_killed_server_is_noticed_and_replaced(addon, local_server):
+    import bpy
+
+    bpy.ops.ex4d.connect()
+    local_server.server._process.kill()
+    tick_until(addon, lambda: local_server.client is None)
+    assert "ended with code -9" in local_server.status().advice
+    bpy.ops.ex4d.connect()
+    assert local_server.is_ready
+
+
+def test_server_ends_with_the_extension(addon, local_server):
+    import bpy
+
+    bpy.ops.ex4d.connect()
+    process_id = local_server.server._process.pid
+    addon("runtime").unregister()
+    with pytest.raises(ProcessLookupError):
+        os.kill(process_id, 0)
+
+
+def test_stop_and_disconnect_leave_no_timer_work(addon, local_server):
+    import bpy
+
+    bpy.ops.ex4d.connect()
+    bpy.ops.ex4d.stop_server()
+    tick_until(addon, lambda: local_server.is_idle)
+    assert addon("pump").tick() is None
+
+
+def tick_until(addon, is_over, timeout_s=60.0):
+    deadline_s = time.monotonic() + timeout_s
+    while not is_over():
+        assert time.monotonic() < deadline_s
+        addon("pump").tick()
+        time.sleep(0.002)
