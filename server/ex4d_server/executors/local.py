@@ -1,0 +1,183 @@
+"""An executor with one worker process per device, on the server's own machine."""
+
+import asyncio
+import multiprocessing
+import threading
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+
+import msgspec
+import structlog
+
+from ex4d.errors import CancelledError, InputError
+from ex4d.protocol.messages import EngineInfo
+from ex4d.task import Progress
+
+from ..worker import (
+    CancelWork,
+    FromWorker,
+    RunJob,
+    StartWork,
+    ToWorker,
+    WorkCancelled,
+    WorkDone,
+    WorkFailed,
+    WorkProgress,
+    run_pipeline,
+    work as worker_main,
+)
+from . import Work, WorkerLostError
+
+_log = structlog.get_logger(__name__)
+
+#: How long a job may take to notice that it was cancelled before its worker is killed.
+CANCEL_GRACE_S = 10.0
+
+
+class LocalExecutor:
+    """Runs as many jobs at once as there are devices.
+
+    Args:
+        devices: For each worker the value of CUDA_VISIBLE_DEVICES; empty: leave it alone.
+        run_job: Does one job, in the worker; a function that can be imported.
+        cancel_grace_s: How long a cancelled job may go on.
+    """
+
+    name = "local"
+    engines = (EngineInfo(name="preview", available=True, reason="", licence="Apache-2.0"),)
+
+    def __init__(
+        self,
+        devices: tuple[str, ...] = ("",),
+        run_job: RunJob = run_pipeline,
+        cancel_grace_s: float = CANCEL_GRACE_S,
+    ) -> None:
+        self.slots = len(devices)
+        self._devices = devices
+        self._run_job = run_job
+        self._cancel_grace_s = cancel_grace_s
+        self._idle: list[_Worker] = []
+        self._busy: set[_Worker] = set()
+
+    def start(self) -> None:
+        """Start the workers, so that the first job does not wait for them."""
+        self._idle = [_Worker(device, self._run_job) for device in self._devices]
+
+    async def run(
+        self, work: Work, report: Callable[[Progress], None], cancel: asyncio.Event
+    ) -> None:
+        """Do a job in a worker. See `Executor.run`."""
+        worker = self._idle.pop(0)
+        if not worker.is_alive():
+            worker = _Worker(worker.device, self._run_job)
+        self._busy.add(worker)
+        canceller = asyncio.create_task(self._cancel_when_told(worker, cancel))
+        try:
+            await worker.do(work, report)
+        except WorkerLostError:
+            if cancel.is_set():
+                # It did not listen and was killed.
+                raise CancelledError from None
+            raise
+        except asyncio.CancelledError:
+            worker.kill()
+            raise
+        finally:
+            canceller.cancel()
+            self._busy.discard(worker)
+            self._idle.append(worker)
+
+    async def close(self) -> None:
+        """End all workers."""
+        for worker in [*self._idle, *self._busy]:
+            worker.kill()
+
+    async def _cancel_when_told(self, worker: "_Worker", cancel: asyncio.Event) -> None:
+        await cancel.wait()
+        worker.send(CancelWork())
+        await asyncio.sleep(self._cancel_grace_s)
+        worker.kill()
+
+
+class _Worker:
+    """The server's end of a worker process."""
+
+    def __init__(self, device: str, run_job: RunJob) -> None:
+        self.device = device
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(
+            target=worker_main, args=(theirs, device, run_job), name="ex4d-worker", daemon=True
+        )
+        self._process.start()
+        # Only the worker shall hold its end, so that each side notices when the other dies.
+        theirs.close()
+        #: What the worker said; None: it is gone.
+        self._inbox: asyncio.Queue[FromWorker | None] = asyncio.Queue()
+        listener = threading.Thread(
+            target=_listen,
+            args=(self._connection, asyncio.get_running_loop(), self._inbox),
+            daemon=True,
+        )
+        listener.start()
+
+    def is_alive(self) -> bool:
+        """Whether it can take a job."""
+        return self._process.is_alive()
+
+    def send(self, message: ToWorker) -> None:
+        """Tell the worker something; one that is gone is noticed when listening."""
+        try:
+            self._connection.send_bytes(msgspec.json.encode(message))
+        except OSError:
+            _log.info("worker_gone", pid=self._process.pid)
+
+    def kill(self) -> None:
+        """End the process now."""
+        self._process.kill()
+        self._process.join()
+
+    async def do(self, work: Work, report: Callable[[Progress], None]) -> None:
+        """Do one job. See `Executor.run`."""
+        self.send(StartWork(work.request, str(work.inputs), str(work.output)))
+        while True:
+            match await self._inbox.get():
+                case WorkProgress(stage, done, total):
+                    report(Progress(stage, done, total))
+                case WorkDone():
+                    return
+                case WorkCancelled():
+                    raise CancelledError
+                case WorkFailed(code, message):
+                    raise InputError(code, message)
+                case None:
+                    self.kill()
+                    raise WorkerLostError(_reason(self._process.exitcode))
+
+
+def _listen(
+    connection: Connection,
+    loop: asyncio.AbstractEventLoop,
+    inbox: "asyncio.Queue[FromWorker | None]",
+) -> None:
+    """Pass on what a worker says; runs in a thread until the worker is gone."""
+    message: FromWorker | None = None
+    while True:
+        try:
+            message = msgspec.json.decode(connection.recv_bytes(), type=FromWorker)
+        except (EOFError, OSError, msgspec.MsgspecError):
+            message = None
+        try:
+            loop.call_soon_threadsafe(inbox.put_nowait, message)
+        except RuntimeError:
+            # The loop has ended, and the server with it.
+            return
+        if message is None:
+            connection.close()
+            return
+
+
+def _reason(exit_code: int | None) -> str:
+    if exit_code is not None and exit_code < 0:
+        return f"the worker was killed by signal {-exit_code}"
+    return f"the worker ended with code {exit_code}"

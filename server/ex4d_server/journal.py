@@ -1,0 +1,236 @@
+"""The job journal: what was asked for and how far it came, in SQLite.
+
+Every row holds the request and the newest event. Changes of state are on the disk before anybody
+hears of them; progress in between is not written, so a restart skips as many sequence numbers as
+may have gone unwritten.
+"""
+
+import hashlib
+import sqlite3
+import time
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from ex4d.errors import InputError, ProtocolError
+from ex4d.protocol.messages import FINAL_STATES, JobEvent, JobRequest
+
+_SCHEMA_VERSION = 1
+_SCHEMA = """
+CREATE TABLE jobs (
+    id TEXT PRIMARY KEY,
+    user TEXT NOT NULL,
+    request_id TEXT NOT NULL,
+    body BLOB NOT NULL,
+    body_sha256 TEXT NOT NULL,
+    is_final INTEGER NOT NULL,
+    lost INTEGER NOT NULL,
+    event BLOB NOT NULL,
+    created_s REAL NOT NULL,
+    updated_s REAL NOT NULL,
+    UNIQUE (user, request_id)
+) STRICT;
+CREATE INDEX jobs_by_user ON jobs (user, created_s);
+CREATE INDEX jobs_unfinished ON jobs (is_final, created_s);
+"""
+
+#: How long to wait for a server that is just ending.
+_WAIT_S = 3.0
+#: An event is written at least every so many.
+SEQ_STEP = 100
+#: Finished jobs that a user may keep.
+_KEPT_JOBS = 1000
+
+
+@dataclass
+class JobRecord:
+    """A job as the journal knows it."""
+
+    id: str
+    user: str
+    request: JobRequest
+    #: The newest event; it holds the state, the attempt and the results.
+    event: JobEvent
+    #: Attempts that ended without a word, because a worker or the server died.
+    lost: int = 0
+
+    def advance(self, **changes: object) -> None:
+        """Replace the newest event by its successor."""
+        self.event = msgspec.structs.replace(self.event, seq=self.event.seq + 1, **changes)
+
+
+class Journal:
+    """The database; one process has it at a time.
+
+    Args:
+        path: Its file; made if absent.
+
+    Raises:
+        InputError: `data_in_use` if another server has it, `journal_version` if a newer one wrote
+            it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._database = sqlite3.connect(path, isolation_level=None, timeout=_WAIT_S)
+        try:
+            # Held until this process ends, however it ends.
+            self._database.execute("PRAGMA locking_mode = EXCLUSIVE")
+            self._database.execute("PRAGMA journal_mode = WAL")
+            self._database.execute("PRAGMA synchronous = FULL")
+            self._database.execute("BEGIN IMMEDIATE")
+            self._prepare()
+            self._database.execute("COMMIT")
+        except sqlite3.OperationalError as error:
+            self._database.close()
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+                raise
+            msg = f"expected {path.parent} to be free, found another server using it; stop that one"
+            raise InputError("data_in_use", msg) from error
+        except InputError:
+            self._database.close()
+            raise
+        path.chmod(0o600)
+
+    def close(self) -> None:
+        """Let go of the database."""
+        self._database.close()
+
+    def find_request(self, user: str, request_id: str, request: JobRequest) -> str | None:
+        """The job that a request made before; None if it is new.
+
+        Args:
+            user: Who asks.
+            request_id: Name of the request, made up by the client.
+            request: What to do.
+
+        Raises:
+            ProtocolError: `conflict` if the request's name was used for another job.
+        """
+        row = self._database.execute(
+            "SELECT id, body_sha256 FROM jobs WHERE user = ? AND request_id = ?", (user, request_id)
+        ).fetchone()
+        if row is None:
+            return None
+        if row[1] != _digest(msgspec.json.encode(request)):
+            msg = (
+                f"expected request {request_id} to be the job it was before, found another; "
+                "make up a new request_id for it"
+            )
+            raise ProtocolError("conflict", msg)
+        return row[0]
+
+    def add(self, user: str, request_id: str, request: JobRequest) -> JobRecord:
+        """Write a new job down.
+
+        Args:
+            user: Who asks.
+            request_id: Name of the request, which `find_request` does not know.
+            request: What to do.
+        """
+        body = msgspec.json.encode(request)
+        event = JobEvent(
+            job_id=uuid.uuid4().hex,
+            seq=0,
+            state="queued",
+            attempt=0,
+            stage="waiting",
+            done=0,
+            total=0,
+            eta_s=None,
+            error_code="",
+            error_message="",
+            files=(),
+        )
+        now_s = time.time()
+        self._database.execute(
+            "INSERT INTO jobs VALUES (?, ?, ?, ?, ?, 0, 0, ?, ?, ?)",
+            (
+                event.job_id,
+                user,
+                request_id,
+                body,
+                _digest(body),
+                msgspec.json.encode(event),
+                now_s,
+                now_s,
+            ),
+        )
+        return JobRecord(event.job_id, user, request, event)
+
+    def save(self, record: JobRecord) -> None:
+        """Write a job's newest event down."""
+        self._database.execute(
+            "UPDATE jobs SET event = ?, lost = ?, is_final = ?, updated_s = ? WHERE id = ?",
+            (
+                msgspec.json.encode(record.event),
+                record.lost,
+                record.event.state in FINAL_STATES,
+                time.time(),
+                record.id,
+            ),
+        )
+
+    def find(self, user: str, job_id: str) -> JobRecord | None:
+        """A job of this user; another user's does not exist."""
+        records = self._select("WHERE user = ? AND id = ?", (user, job_id))
+        return records[0] if records else None
+
+    def unfinished(self) -> list[JobRecord]:
+        """What was waiting or running when the last server ended, oldest first."""
+        records = self._select("WHERE is_final = 0 ORDER BY created_s", ())
+        for record in records:
+            # Progress may have been told that was not written.
+            skipped = msgspec.structs.replace(record.event, seq=record.event.seq + SEQ_STEP)
+            record.event = skipped
+        return records
+
+    def newest(self, user: str, limit: int) -> list[JobEvent]:
+        """The newest event of each of a user's jobs, newest job first."""
+        rows = self._database.execute(
+            "SELECT event FROM jobs WHERE user = ? ORDER BY created_s DESC LIMIT ?", (user, limit)
+        )
+        return [msgspec.json.decode(row[0], type=JobEvent) for row in rows]
+
+    def remove_old(self, keep_s: float) -> None:
+        """Forget jobs that ended long ago, and the oldest of those who have very many."""
+        self._database.execute(
+            "DELETE FROM jobs WHERE is_final = 1 AND (updated_s < ? OR id IN ("
+            " SELECT id FROM (SELECT id, row_number() OVER"
+            " (PARTITION BY user ORDER BY created_s DESC) AS place FROM jobs) WHERE place > ?))",
+            (time.time() - keep_s, _KEPT_JOBS),
+        )
+
+    def _select(self, where: str, values: tuple[str, ...]) -> list[JobRecord]:
+        rows = self._database.execute(
+            f"SELECT id, user, body, event, lost FROM jobs {where}",  # noqa: S608 - our own words
+            values,
+        )
+        return [
+            JobRecord(
+                id=row[0],
+                user=row[1],
+                request=msgspec.json.decode(row[2], type=JobRequest),
+                event=msgspec.json.decode(row[3], type=JobEvent),
+                lost=row[4],
+            )
+            for row in rows
+        ]
+
+    def _prepare(self) -> None:
+        version = self._database.execute("PRAGMA user_version").fetchone()[0]
+        if version == 0:
+            for statement in _SCHEMA.split(";"):
+                self._database.execute(statement)
+            self._database.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
+        elif version != _SCHEMA_VERSION:
+            msg = (
+                f"expected a job journal of version {_SCHEMA_VERSION}, found {version}; start the "
+                "version of ex4d that wrote it, or choose another data folder"
+            )
+            raise InputError("journal_version", msg)
+
+
+def _digest(body: bytes) -> str:
+    return hashlib.sha256(body).hexdigest()

@@ -1,0 +1,395 @@
+"""Which job runs when, what became of it, and who hears about it.
+
+The journal is the truth; this keeps the unfinished jobs of it in memory. Users take turns: one who
+submits a hundred jobs does not keep the others waiting.
+"""
+
+import asyncio
+import os
+import shutil
+import time
+import uuid
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import Executor as Threads
+from pathlib import Path, PurePosixPath
+
+import msgspec
+import structlog
+
+from ex4d.errors import CancelledError, Ex4dError, InputError, ProtocolError
+from ex4d.protocol.documents import FileRef
+from ex4d.protocol.messages import (
+    FINAL_STATES,
+    MAX_FILES_PER_MESSAGE,
+    JobEvent,
+    JobRequest,
+    ReconstructJob,
+)
+from ex4d.task import Progress
+
+from .blobs import BlobKey, BlobStore
+from .config import private_folder
+from .executors import Executor, Work, WorkerLostError
+from .journal import SEQ_STEP, Journal, JobRecord
+from .transfers import TaskSet
+
+_log = structlog.get_logger(__name__)
+
+#: Attempts that may be lost before a job is given up.
+MAX_LOST = 3
+#: Unfinished jobs that a user may have.
+MAX_UNFINISHED = 100
+#: Progress is told no more often than this.
+PROGRESS_PERIOD_S = 0.2
+
+
+class _Job:
+    """An unfinished job."""
+
+    def __init__(self, record: JobRecord) -> None:
+        self.record = record
+        self.cancel = asyncio.Event()
+        #: When the current stage began; for the time left.
+        self.stage_started_s = 0.0
+        self.told_s = 0.0
+        #: Progress that came too soon after the last to be told yet.
+        self.untold: asyncio.TimerHandle | None = None
+
+
+class Scheduler:
+    """Runs jobs.
+
+    Args:
+        journal: Where they are written down.
+        blobs: Where their files come from and results go.
+        executor: What does the work.
+        work_folder: For the files of running jobs; on the disk of the blobs.
+        threads: Where files are linked and hashed.
+        publish: Told a user's every event; must be quick.
+    """
+
+    def __init__(
+        self,
+        *,
+        journal: Journal,
+        blobs: BlobStore,
+        executor: Executor,
+        work_folder: Path,
+        threads: Threads,
+        publish: Callable[[str, JobEvent], None],
+    ) -> None:
+        self._journal = journal
+        self._blobs = blobs
+        self._executor = executor
+        self._work_folder = work_folder
+        self._threads = threads
+        self._publish = publish
+        self._jobs: dict[str, _Job] = {}
+        self._pins: dict[str, frozenset[BlobKey]] = {}
+        #: Waiting jobs of each user; the user whose turn is next comes first.
+        self._queues: OrderedDict[str, deque[_Job]] = OrderedDict()
+        self._running = 0
+        self._tasks = TaskSet()
+        self._is_closing = False
+
+    def start(self) -> None:
+        """Start the executor and go on with what the last server left."""
+        shutil.rmtree(self._work_folder, ignore_errors=True)
+        private_folder(self._work_folder)
+        self._executor.start()
+        for record in self._journal.unfinished():
+            job = self._remember(record)
+            if record.event.state == "cancelling":
+                self._end(job, state="cancelled")
+                continue
+            if record.event.state == "running":
+                record.lost += 1
+            self._retry(job, "the server ended in the middle of the job")
+        self._fill_slots()
+
+    async def close(self) -> None:
+        """Stop; what is unfinished goes on with the next start."""
+        self._is_closing = True
+        await self._tasks.close()
+        await self._executor.close()
+
+    def is_pinned(self, key: BlobKey) -> bool:
+        """Whether an unfinished job needs a blob."""
+        return any(key in pins for pins in self._pins.values())
+
+    def submit(self, user: str, request_id: str, request: JobRequest) -> JobEvent:
+        """Take a job on, unless the same request did so before.
+
+        Args:
+            user: Who asks.
+            request_id: The request's name.
+            request: What to do.
+
+        Returns:
+            The job's newest event.
+
+        Raises:
+            InputError: `job_files`, `blob_missing` or `queue_full`.
+            ProtocolError: `conflict`.
+        """
+        known = self._journal.find_request(user, request_id, request)
+        if known:
+            return self.event_of(user, known)
+        self._check_files(user, request)
+        if sum(job.record.user == user for job in self._jobs.values()) >= MAX_UNFINISHED:
+            msg = f"expected at most {MAX_UNFINISHED} unfinished jobs; wait until some have ended"
+            raise InputError("queue_full", msg)
+        record = self._journal.add(user, request_id, request)
+        job = self._remember(record)
+        self._queue(job)
+        _log.info("job_submitted", job=record.id, user=user, kind=type(request).__name__)
+        # Not at once: the client shall hear the job's name before its events.
+        asyncio.get_running_loop().call_soon(self._fill_slots)
+        return record.event
+
+    def event_of(self, user: str, job_id: str) -> JobEvent:
+        """The newest event of a job.
+
+        Raises:
+            InputError: `not_found`, also for another user's job.
+        """
+        job = self._jobs.get(job_id)
+        if job and job.record.user == user:
+            return job.record.event
+        record = self._journal.find(user, job_id)
+        if record is None:
+            msg = f"expected a job of yours, found none called {job_id}; submit it again"
+            raise InputError("not_found", msg)
+        return record.event
+
+    def cancel(self, user: str, job_id: str) -> JobEvent:
+        """End a job early; harmless if it has ended.
+
+        Returns:
+            The job's newest event.
+
+        Raises:
+            InputError: `not_found`, also for another user's job.
+        """
+        event = self.event_of(user, job_id)
+        job = self._jobs.get(job_id)
+        if job is None or job.cancel.is_set():
+            return event
+        job.cancel.set()
+        if event.state == "queued":
+            self._queues[user].remove(job)
+            self._end(job, state="cancelled")
+        else:
+            self._change(job, state="cancelling")
+        return job.record.event
+
+    def newest(self, user: str, limit: int) -> list[JobEvent]:
+        """The newest event of each of a user's jobs, newest job first."""
+        events = self._journal.newest(user, limit)
+        return [
+            self._jobs[event.job_id].record.event if event.job_id in self._jobs else event
+            for event in events
+        ]
+
+    def _check_files(self, user: str, request: JobRequest) -> None:
+        files = _files_of(request)
+        paths = {file.path for file in files}
+        if len(paths) < len(files):
+            raise InputError("job_files", "expected each path once, found one twice")
+        if isinstance(request, ReconstructJob) and not {request.clip, request.depth} <= paths:
+            msg = f"expected {request.clip} and {request.depth} among the job's files"
+            raise InputError("job_files", msg)
+        missing = [
+            file.path
+            for file in files
+            if self._blobs.size_of((user, file.sha256)) != file.size_bytes
+        ]
+        if missing:
+            names = ", ".join(missing[:10])
+            more = f" and {len(missing) - 10} more" if len(missing) > 10 else ""
+            msg = (
+                f"expected all files of the job on the server, missing: {names}{more}; upload them"
+            )
+            raise InputError("blob_missing", msg)
+
+    def _remember(self, record: JobRecord) -> _Job:
+        job = self._jobs[record.id] = _Job(record)
+        self._pins[record.id] = frozenset(
+            (record.user, file.sha256) for file in _files_of(record.request)
+        )
+        return job
+
+    def _queue(self, job: _Job, *, first: bool = False) -> None:
+        queue = self._queues.setdefault(job.record.user, deque())
+        if first:
+            queue.appendleft(job)
+        else:
+            queue.append(job)
+
+    def _fill_slots(self) -> None:
+        while self._running < self._executor.slots and not self._is_closing:
+            user = next((user for user, queue in self._queues.items() if queue), None)
+            if user is None:
+                return
+            job = self._queues[user].popleft()
+            self._queues.move_to_end(user)
+            self._running += 1
+            self._tasks.start(self._run(job))
+
+    async def _run(self, job: _Job) -> None:
+        """One attempt, from files to results; leaves the job ended or back in the queue."""
+        record = job.record
+        folder = self._work_folder / uuid.uuid4().hex
+        self._change(job, state="running", attempt=record.event.attempt + 1, stage="starting")
+        log = _log.bind(job=record.id, user=record.user, attempt=record.event.attempt)
+        log.info("job_started")
+        started_s = time.monotonic()
+        try:
+            files = await self._attempt(job, folder)
+            self._end(job, state="done", files=files)
+        except asyncio.CancelledError:
+            # The server stops; nobody is to blame, so the attempt is not counted as lost.
+            self._change(job, state="cancelled" if job.cancel.is_set() else "queued")
+            raise
+        except CancelledError:
+            self._end(job, state="cancelled")
+        except WorkerLostError as error:
+            log.warning("worker_lost", reason=str(error))
+            record.lost += 1
+            self._retry(job, str(error))
+        except Ex4dError as error:
+            self._end(job, state="failed", error_code=error.code, error_message=error.message)
+        except Exception as error:
+            log_id = uuid.uuid4().hex
+            log.error("internal_error", id=log_id, exc_info=error)
+            msg = f"The job met a fault in the server; its log has it under {log_id}."
+            self._end(job, state="failed", error_code="internal_error", error_message=msg)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            self._running -= 1
+            log.info(
+                "job_stopped",
+                state=record.event.state,
+                code=record.event.error_code,
+                seconds=round(time.monotonic() - started_s, 3),
+            )
+            self._fill_slots()
+
+    async def _attempt(self, job: _Job, folder: Path) -> tuple[FileRef, ...]:
+        loop = asyncio.get_running_loop()
+        record = job.record
+        inputs = folder / "inputs"
+        await loop.run_in_executor(self._threads, self._link_inputs, record, inputs)
+        if job.cancel.is_set():
+            raise CancelledError
+        work = Work(record.id, record.request, inputs, folder / "output")
+        await self._executor.run(work, lambda progress: self._progress(job, progress), job.cancel)
+        files: list[FileRef] = []
+        for path, name in await loop.run_in_executor(self._threads, _results, work.output):
+            key, size_bytes = await loop.run_in_executor(
+                self._threads, self._blobs.take_file, record.user, path
+            )
+            self._blobs.adopt_part(key, size_bytes)
+            files.append(FileRef(path=name, sha256=key[1], size_bytes=size_bytes))
+        return tuple(files)
+
+    def _link_inputs(self, record: JobRecord, inputs: Path) -> None:
+        """Lay the job's files out under their relative paths; runs in a thread."""
+        inputs.mkdir(parents=True)
+        for file in _files_of(record.request):
+            source = self._blobs.path_of((record.user, file.sha256))
+            target = inputs.joinpath(*PurePosixPath(file.path).parts)
+            target.parent.mkdir(exist_ok=True)
+            try:
+                os.link(source, target)
+            except OSError:
+                # Not every file system has hard links, and ext4 ends at 65000 to one file.
+                shutil.copyfile(source, target)
+
+    def _retry(self, job: _Job, reason: str) -> None:
+        """Queue a job again, unless too many attempts were lost."""
+        record = job.record
+        if job.cancel.is_set():
+            self._end(job, state="cancelled")
+        elif record.lost >= MAX_LOST:
+            msg = (
+                f"expected the job to end by itself, found it lost {record.lost} times, the last "
+                f"time because {reason}; try a shorter or smaller one"
+            )
+            self._end(job, state="failed", error_code="worker_lost", error_message=msg)
+        else:
+            self._change(job, state="queued", stage="waiting", done=0, total=0, eta_s=None)
+            self._queue(job, first=True)
+
+    def _progress(self, job: _Job, progress: Progress) -> None:
+        event = job.record.event
+        now_s = time.monotonic()
+        if progress.stage != event.stage or progress.done < event.done:
+            job.stage_started_s = now_s
+        eta_s = None
+        elapsed_s = now_s - job.stage_started_s
+        if 0 < progress.done <= progress.total and elapsed_s > 0.0:
+            eta_s = elapsed_s / progress.done * (progress.total - progress.done)
+        # The numbers come from a worker that hostile media may have taken over.
+        job.record.advance(
+            stage=progress.stage[:64],
+            done=max(0, progress.done),
+            total=max(0, progress.total),
+            eta_s=eta_s,
+        )
+        if job.record.event.seq % SEQ_STEP == 0:
+            self._journal.save(job.record)
+        if job.untold is None:
+            wait_s = max(0.0, job.told_s + PROGRESS_PERIOD_S - now_s)
+            job.untold = asyncio.get_running_loop().call_later(wait_s, self._tell, job)
+
+    def _tell(self, job: _Job) -> None:
+        if job.untold:
+            job.untold.cancel()
+            job.untold = None
+        job.told_s = time.monotonic()
+        self._publish(job.record.user, job.record.event)
+
+    def _change(self, job: _Job, **changes: object) -> None:
+        """Write a change of state down, then tell it."""
+        job.record.advance(**changes)
+        self._journal.save(job.record)
+        self._tell(job)
+
+    def _end(self, job: _Job, **changes: object) -> None:
+        """Bring a job to a final state."""
+        self._change(job, eta_s=None, **changes)
+        del self._jobs[job.record.id]
+        del self._pins[job.record.id]
+        queue = self._queues.get(job.record.user)
+        if queue is not None and not queue:
+            del self._queues[job.record.user]
+
+
+def _files_of(request: JobRequest) -> tuple[FileRef, ...]:
+    return request.files if isinstance(request, ReconstructJob) else request.scene
+
+
+def _results(output: Path) -> list[tuple[Path, str]]:
+    """The files that a job made, with their relative names.
+
+    Raises:
+        InputError: `job_results` if they are not what the protocol can name.
+    """
+    found: list[tuple[Path, str]] = []
+    for path in sorted(output.rglob("*")):
+        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+            raise InputError("job_results", f"expected plain files as results, found {path.name}")
+        if path.is_file():
+            name = path.relative_to(output).as_posix()
+            try:
+                msgspec.convert({"path": name, "sha256": "0" * 64, "size_bytes": 0}, FileRef)
+            except msgspec.ValidationError:
+                msg = f"expected results with plain names in one folder at most, found {name}"
+                raise InputError("job_results", msg) from None
+            found.append((path, name))
+    if not 0 < len(found) <= MAX_FILES_PER_MESSAGE:
+        msg = f"expected 1 to {MAX_FILES_PER_MESSAGE} results, found {len(found)}"
+        raise InputError("job_results", msg)
+    return found

@@ -1,0 +1,226 @@
+"""Puts the parts together and runs them until told to stop."""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+import structlog
+import zmq
+import zmq.asyncio
+
+from ex4d.errors import InputError
+
+from .auth import start_authenticator
+from .blobs import BlobStore
+from .config import ServerConfig, private_folder, write_private
+from .executors import Executor
+from .executors.fake import FakeExecutor
+from .executors.local import LocalExecutor
+from .front import Front
+from .journal import Journal
+from .keys import FolderKeys, KeyRing, ServerKeys, load_server_keys
+from .pairing import Pairing, PairingTokens
+from .scheduler import Scheduler
+from .sessions import Session, Sessions
+from .transfers import Downloads, Uploads
+from .wire import open_socket
+
+_log = structlog.get_logger(__name__)
+
+#: How often held-back events are tried again and keys are checked.
+_TICK_S = 0.25
+#: How often old blobs and jobs are removed.
+_CLEAN_S = 3600.0
+_THREADS = 4
+_LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who the server is and whom it lets in."""
+
+    server: ServerKeys
+    keys: KeyRing
+    #: None where nobody can pair.
+    pairing: Pairing | None
+
+
+def identity_on_disk(data: Path) -> Identity:
+    """Keys from the data folder.
+
+    Raises:
+        InputError: `server_key` if the server's own are damaged.
+    """
+    keys = FolderKeys(data)
+    return Identity(load_server_keys(data), keys, Pairing(keys, PairingTokens(data)))
+
+
+def run_server(
+    config: ServerConfig,
+    identity: Identity,
+    on_ready: Callable[[int], None],
+    *,
+    ends_with_stdin: bool = False,
+) -> None:
+    """Serve until SIGTERM, SIGINT or, where asked for, the end of standard input.
+
+    Args:
+        config: What the server is told.
+        identity: Its keys.
+        on_ready: Called with the port once clients can connect.
+        ends_with_stdin: Whether the end of standard input ends the server.
+
+    Raises:
+        InputError: If it cannot start: `data_in_use`, `journal_version`, `address_in_use`,
+            `no_curve` or `nobody_authorised`.
+    """
+    # libzmq's descriptors do not work with the proactor loop, the default on Windows.
+    with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+        runner.run(_serve(config, identity, on_ready, ends_with_stdin=ends_with_stdin))
+
+
+async def _serve(
+    config: ServerConfig,
+    identity: Identity,
+    on_ready: Callable[[int], None],
+    *,
+    ends_with_stdin: bool,
+) -> None:
+    _check_reachable(config, identity)
+    private_folder(config.data)
+    async with AsyncExitStack() as stack:
+        journal = Journal(config.data / "journal.sqlite3")
+        stack.callback(journal.close)
+        stop = _stop_event(ends_with_stdin=ends_with_stdin)
+        threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="ex4d-disk")
+        stack.callback(threads.shutdown)
+
+        scheduler: Scheduler
+        blobs = BlobStore(
+            config.data / "blobs", config.quotas, lambda key: scheduler.is_pinned(key)
+        )
+        uploads = Uploads(blobs, threads)
+        stack.push_async_callback(uploads.close)
+        downloads = Downloads(blobs, threads)
+        stack.push_async_callback(downloads.close)
+
+        def on_close(session: Session) -> None:
+            uploads.forget(session)
+            downloads.forget(session)
+
+        sessions = Sessions(on_close)
+        executor = _make_executor(config)
+        scheduler = Scheduler(
+            journal=journal,
+            blobs=blobs,
+            executor=executor,
+            work_folder=config.data / "work",
+            threads=threads,
+            publish=sessions.publish,
+        )
+        stack.push_async_callback(scheduler.close)
+
+        context = zmq.asyncio.Context()
+        stack.callback(context.term)
+        authenticator = start_authenticator(context, identity.keys, identity.pairing)
+        stack.callback(authenticator.stop)
+        socket, port = open_socket(context, identity.server, config.bind, config.port)
+        stack.callback(socket.close)
+        front = Front(
+            socket=socket,
+            sessions=sessions,
+            keys=identity.keys,
+            pairing=identity.pairing,
+            blobs=blobs,
+            uploads=uploads,
+            downloads=downloads,
+            scheduler=scheduler,
+            engines=executor.engines,
+        )
+        scheduler.start()
+        serving = asyncio.create_task(front.serve())
+        tending = asyncio.create_task(_tend(front))
+        cleaning = asyncio.create_task(_clean(journal, blobs, config.quotas.keep_s))
+        stopping = asyncio.create_task(stop.wait())
+        tasks = (serving, tending, cleaning, stopping)
+        try:
+            on_ready(port)
+            _log.info("ready", bind=config.bind, port=port, executor=executor.name)
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                # A loop that ended by itself has failed: say why.
+                task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            _log.info("stopping")
+
+
+async def _tend(front: Front) -> None:
+    while True:
+        await asyncio.sleep(_TICK_S)
+        front.tend()
+
+
+async def _clean(journal: Journal, blobs: BlobStore, keep_s: float) -> None:
+    while True:
+        journal.remove_old(keep_s)
+        blobs.remove_old()
+        await asyncio.sleep(_CLEAN_S)
+
+
+def _make_executor(config: ServerConfig) -> Executor:
+    if config.executor == "fake":
+        return FakeExecutor(config.fake)
+    return LocalExecutor(config.devices)
+
+
+def _check_reachable(config: ServerConfig, identity: Identity) -> None:
+    """Refuse to be on the network before anybody may come in."""
+    if identity.keys.users() or (identity.pairing and identity.pairing.is_expected()):
+        return
+    if config.bind not in _LOOPBACK:
+        msg = (
+            f"expected somebody to be authorised before listening on {config.bind}, found nobody; "
+            "add --pair NAME, or use `ex4d keys authorise`"
+        )
+        raise InputError("nobody_authorised", msg)
+    _log.warning("nobody_authorised", hint="ex4d keys pair NAME")
+
+
+def _stop_event(*, ends_with_stdin: bool) -> asyncio.Event:
+    """An event that is set when the server shall stop."""
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        loop.call_soon_threadsafe(stop.set)
+
+    signal.signal(signal.SIGINT, on_signal)
+    signal.signal(signal.SIGTERM, on_signal)
+    if ends_with_stdin:
+
+        def watch() -> None:
+            # Not through sys.stdin: its lock would be held for ever and trip the interpreter's end.
+            while os.read(sys.stdin.fileno(), 4096):
+                pass
+            loop.call_soon_threadsafe(stop.set)
+
+        threading.Thread(target=watch, daemon=True).start()
+    return stop
+
+
+def announce(data: Path, bind: str, port: int, public_key: str) -> None:
+    """Leave word in the data folder of where the server listens, for `ex4d keys pair`."""
+    where = {"bind": bind, "port": port, "public_key": public_key}
+    write_private(data / "server.json", json.dumps(where))

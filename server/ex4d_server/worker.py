@@ -1,0 +1,145 @@
+"""The worker process: one job at a time, on one device, over one pipe.
+
+It is spawned by the server and ends with it. What comes from it is decoded like any message: a
+worker that some hostile video has taken over must not reach the server's process.
+"""
+
+import logging
+import os
+import signal
+import sys
+import threading
+import uuid
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import msgspec
+
+from ex4d.errors import CancelledError, Ex4dError
+from ex4d.protocol.messages import GenerateJob, JobRequest, ReconstructJob, RenderJob
+from ex4d.task import Progress, Task
+
+_log = logging.getLogger(__name__)
+
+#: Does a job: request, inputs, output, task.
+RunJob = Callable[[JobRequest, Path, Path, Task], None]
+
+
+class _PipeMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):
+    """Base of what passes through the pipe."""
+
+
+class StartWork(_PipeMessage, frozen=True, tag="start"):
+    """Do this job. Server to worker."""
+
+    request: JobRequest
+    inputs: str
+    output: str
+
+
+class CancelWork(_PipeMessage, frozen=True, tag="cancel"):
+    """End the running job early. Server to worker."""
+
+
+class WorkProgress(_PipeMessage, frozen=True, tag="progress"):
+    """The running job came so far. Worker to server."""
+
+    stage: str
+    done: int
+    total: int
+
+
+class WorkDone(_PipeMessage, frozen=True, tag="done"):
+    """The results are whole. Worker to server."""
+
+
+class WorkCancelled(_PipeMessage, frozen=True, tag="cancelled"):
+    """The job ended early, as told. Worker to server."""
+
+
+class WorkFailed(_PipeMessage, frozen=True, tag="failed"):
+    """The job cannot be done. Worker to server."""
+
+    code: str
+    message: str
+
+
+ToWorker = StartWork | CancelWork
+FromWorker = WorkProgress | WorkDone | WorkCancelled | WorkFailed
+
+
+def run_pipeline(request: JobRequest, inputs: Path, output: Path, task: Task) -> None:
+    """Do a job with the real pipeline."""
+    from ex4d import pipeline
+
+    match request:
+        case ReconstructJob():
+            pipeline.reconstruct(request, inputs, output, task)
+        case RenderJob():
+            pipeline.render(request, inputs, output, task)
+        case GenerateJob():
+            pipeline.generate(request, inputs, output, task)
+
+
+def work(connection: Connection, device: str, run_job: RunJob) -> None:
+    """Main function of the process.
+
+    Args:
+        connection: The pipe to the server.
+        device: Value of CUDA_VISIBLE_DEVICES; empty: leave it alone.
+        run_job: Does one job.
+    """
+    # Ctrl-C in a terminal reaches this process too; the server decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # The server's standard output may be a pipe that carries a protocol.
+    os.dup2(2, 1)
+    if device:
+        os.environ["CUDA_VISIBLE_DEVICES"] = device
+    cancelled = threading.Event()
+    started: list[StartWork] = []
+    has_work = threading.Semaphore(0)
+
+    def listen() -> None:
+        while True:
+            try:
+                message = msgspec.json.decode(connection.recv_bytes(), type=ToWorker)
+            except (EOFError, OSError):
+                # The server is gone, and with it everybody who could want the result.
+                os._exit(0)
+            if isinstance(message, CancelWork):
+                cancelled.set()
+            else:
+                cancelled.clear()
+                started.append(message)
+                has_work.release()
+
+    threading.Thread(target=listen, daemon=True).start()
+    while has_work.acquire():
+        start = started.pop()
+        connection.send_bytes(msgspec.json.encode(_do(start, connection, cancelled, run_job)))
+
+
+def _do(
+    start: StartWork, connection: Connection, cancelled: threading.Event, run_job: RunJob
+) -> FromWorker:
+    def report(progress: Progress) -> None:
+        connection.send_bytes(msgspec.json.encode(WorkProgress(*progress)))
+
+    try:
+        run_job(
+            start.request, Path(start.inputs), Path(start.output), Task(report, cancelled.is_set)
+        )
+    except CancelledError:
+        return WorkCancelled()
+    except Ex4dError as error:
+        return WorkFailed(error.code, error.message)
+    except MemoryError:
+        # What is left of this process cannot be trusted; the server starts another.
+        sys.exit(1)
+    except Exception:
+        log_id = uuid.uuid4().hex
+        _log.exception("internal error %s", log_id)
+        msg = f"The job met a fault in the program; the server's log has it under {log_id}."
+        return WorkFailed("internal_error", msg)
+    return WorkDone()
