@@ -198,7 +198,7 @@ def _triangle_vertices(triangle, width, caps, quad_triangles):
     return vertex, vertex + width, vertex + 1
 
 
-@njit(nogil=True, fastmath=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
 def _project(depth, columns, rows, matrix, x, y, inverse_w, first, end):
     """Fixed-point pixels and 1/w of every vertex; 1/w is 0 where the vertex is out of bounds."""
     guard = _f32(_GUARD_PX * _ONE_PIXEL)
@@ -256,26 +256,27 @@ def _can_hit(ax, ay, bx, by, cx, cy, width, height):
     return inside & (_i32(1) - (single & _i32(negative & positive)))
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _find_hits(x, y, inverse_w, width_px, height_px, hits, first, end):
     """Per quad: bits 0 and 1 where a triangle may cover a centre, bit 2 where one crosses."""
     width, height = _i32(width_px), _i32(height_px)
-    zero = _f32(0)
+    zero, one, two = _f32(0), _i32(1), _i32(2)
     for j in range(first, end):
+        # Views of rows: indices into them are proven in range, and the loop becomes vector code.
+        xa, xb, ya, yb, wa, wb = x[j], x[j + 1], y[j], y[j + 1], inverse_w[j], inverse_w[j + 1]
+        row = hits[j]
         for i in range(x.shape[1] - 1):
-            bx, by, cx, cy = x[j, i + 1], y[j, i + 1], x[j + 1, i], y[j + 1, i]
-            shared = _i32(inverse_w[j, i + 1] > zero) & _i32(inverse_w[j + 1, i] > zero)
-            upper_safe = shared & _i32(inverse_w[j, i] > zero)
-            lower_safe = shared & _i32(inverse_w[j + 1, i + 1] > zero)
-            upper = upper_safe & _can_hit(x[j, i], y[j, i], bx, by, cx, cy, width, height)
-            lower = lower_safe & _can_hit(
-                x[j + 1, i + 1], y[j + 1, i + 1], bx, by, cx, cy, width, height
-            )
-            crosses = _i32(1) - (upper_safe & lower_safe)
-            hits[j, i] = np.uint8(upper | (lower << _i32(1)) | (crosses << _i32(2)))
+            bx, by, cx, cy = xa[i + 1], ya[i + 1], xb[i], yb[i]
+            shared = _i32(wa[i + 1] > zero) & _i32(wb[i] > zero)
+            upper_safe = shared & _i32(wa[i] > zero)
+            lower_safe = shared & _i32(wb[i + 1] > zero)
+            upper = upper_safe & _can_hit(xa[i], ya[i], bx, by, cx, cy, width, height)
+            lower = lower_safe & _can_hit(xb[i + 1], yb[i + 1], bx, by, cx, cy, width, height)
+            crosses = one - (upper_safe & lower_safe)
+            row[i] = np.uint8(upper | (lower << one) | (crosses << two))
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _bound_chunks(y, hits, bounds, flags, first, end):
     """Per chunk of quads: lowest and highest y of those that may hit, and the OR of their bits."""
     lowest, highest = _i32(-(2**31)), _i32(2**31 - 1)
@@ -294,7 +295,7 @@ def _bound_chunks(y, hits, bounds, flags, first, end):
             flags[j, chunk] = np.uint8(bits)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _crossing_triangles(flags, inverse_w):
     """Ids of the triangles with both usable and unusable vertices, or with unusable ones alone.
 
@@ -320,7 +321,7 @@ def _crossing_triangles(flags, inverse_w):
     return found
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _set_up_crossing(
     triangles, depth, columns, rows, matrix, x, y, inverse_w, width_px, height_px, edges, boxes,
     first, end,
@@ -405,7 +406,7 @@ def _owns_edge(dx, dy):
     return dx > 0 or (dx == 0 and dy > 0)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _draw_triangle(
     x0, y0, w0, x1, y1, w1, x2, y2, w2, triangle, first_row, end_row, nearness, ids
 ):  # fmt: skip
@@ -467,7 +468,7 @@ def _span(row0, dx0, row1, dx1, row2, dx2, last):
     return max(_i64(begin), 0), min(_i64(end + 1.0), last)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _draw_crossing(triangle, edges, box, first_row, end_row, nearness, ids):
     """Depth-test one triangle through the near plane in the rows of a band."""
     for row in range(max(box[2], first_row), min(box[3], end_row - 1) + 1):
@@ -491,7 +492,7 @@ def _draw_crossing(triangle, edges, box, first_row, end_row, nearness, ids):
                 ids[row, column] = triangle
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _draw_band(
     x, y, inverse_w, hits, bounds, flags, caps, crossing, edges, boxes, nearness, ids, first, step
 ):  # fmt: skip
@@ -565,7 +566,7 @@ def _draw_quad(x, y, inverse_w, hits, j, i, first_row, end_row, nearness, ids):
         )  # fmt: skip
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _draw_cap(x, y, inverse_w, cap, k, first_row, end_row, nearness, ids):
     """Draw a cap whose three corners are all usable; others are among the crossing ones."""
     height, width = x.shape
@@ -612,7 +613,7 @@ def _weights(depth, columns, rows, matrix, a, b, c, px, py):
     return wa, wb, wc, wa * aw + wb * bw + wc * cw
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _shade(ids, depth, rgba, columns, rows, matrix, color, mask, out_depth, first, end):
     """Colour, mask and depth of the visible triangle at each pixel of some rows."""
     height, width = depth.shape
@@ -642,7 +643,7 @@ def _shade(ids, depth, rgba, columns, rows, matrix, color, mask, out_depth, firs
                     )
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _interpolate(ids, depth, rgba, columns, rows, matrix, out_rgba, out_depth, first, end):
     """Float RGBA and depth of the visible triangle at each pixel of some rows."""
     height, width = depth.shape
