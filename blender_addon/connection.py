@@ -176,6 +176,15 @@ class Connection:
         }[state]
         return Status(state, headline, advice)
 
+    def engine_problem(self, name: str) -> str:
+        """Why the server cannot run an engine; empty where it can, or where nobody knows."""
+        if self.client is None or self.client.welcome is None:
+            return ""
+        for engine in self.client.welcome.engines:
+            if engine.name == name:
+                return "" if engine.available else engine.reason
+        return f"This server has no engine named {name}"
+
     def _status_without_client(self) -> Status:
         if self.server is not None and self.server.state is ServerState.STARTING:
             return Status(LinkState.STARTING, "Starting the local server…")

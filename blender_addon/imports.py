@@ -2,9 +2,10 @@
 """Results on their way into Blender: scenes step by step, takes as strips."""
 
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import bpy
@@ -15,7 +16,7 @@ from ._vendor.protocol.messages import GenerateJob
 from .jobs import Job, JobBoard, Stage
 
 
-@dataclass
+@dataclass(eq=False)
 class SceneImport:
     """A scene's folder being brought into a Blender scene in small steps."""
 
@@ -24,9 +25,11 @@ class SceneImport:
     #: `ID.session_uid` of the Blender scene.
     scene_uid: int
     #: Every how many pixels the proxy has a vertex.
-    proxy_step: int
+    proxy_step: int = 2
     #: The job that made the folder; None for one that the user chose.
     job: Job | None = None
+    #: The job's, or one of its own.
+    request_id: str = field(default_factory=lambda: uuid.uuid4().hex)
     #: Created at the first step.
     steps: Iterator[float] | None = None
     #: Of the whole import, 0..1.
@@ -51,7 +54,12 @@ def advance(jobs: JobBoard, queue: list[SceneImport], deadline_s: float) -> bool
             _add_take(jobs, job)
             changed = True
         elif not any(item.job is job for item in queue):
-            queue.append(SceneImport(job.record.title, job.folder, job.scene_uid, 2, job))
+            request_id = job.record.request_id
+            queue.append(
+                SceneImport(
+                    job.record.title, job.folder, job.scene_uid, job=job, request_id=request_id
+                )
+            )
             changed = True
     while queue and time.perf_counter() < deadline_s:
         step(jobs, queue)

@@ -137,10 +137,17 @@ class JobBoard:
         self._jobs.clear()
 
     def cancel(self, job: Job) -> None:
-        """Ask for the end of a job; one that the server does not know ends at once."""
+        """Ask for the end of a job; one that no server knows of any more ends at once.
+
+        Raises:
+            InputError: `not_connected` if the job's server must be asked and cannot be.
+        """
         if job.remote is not None and job.client is not None:
             job.client.cancel(job.remote)
-        elif job.stage is Stage.WAITING and not job.record.job_id:
+        elif job.stage is Stage.WAITING and job.record.job_id:
+            message = "expected a connection to the job's server, found none; connect, then cancel"
+            raise InputError("not_connected", message)
+        else:
             self.finish(job, Stage.CANCELLED)
 
     def dismiss(self, job: Job) -> None:

@@ -214,7 +214,12 @@ class EX4D_OT_generate(JobOperator):
         if active_shot(context) is None:
             cls.poll_message_set("Import a video or a scene first")
             return False
-        return super().poll(context)
+        if not super().poll(context):
+            return False
+        problem = runtime.get().connection.engine_problem(context.scene.ex4d_generate.engine)
+        if problem:
+            cls.poll_message_set(problem)
+        return not problem
 
     def start(self, context: bpy.types.Context) -> Job:
         """Sample the camera and send its path with the scene.
@@ -263,7 +268,7 @@ def scene_files(folder: Path) -> dict[str, str]:
     return files
 
 
-class _OnJob(bpy.types.Operator):
+class _OnJob(OperatorBase):
     """What operators on a row of the job list share."""
 
     request_id: bpy.props.StringProperty(options={"HIDDEN", "SKIP_SAVE"})
@@ -282,18 +287,21 @@ class EX4D_OT_cancel_job(_OnJob):
     bl_options = {"REGISTER", "INTERNAL"}
 
     def execute(self, _context: bpy.types.Context) -> set[str]:
-        """Ask the server to stop it."""
+        """Ask the server to stop it, or leave out what is being imported."""
+        return self.reported(self._cancel)
+
+    def _cancel(self) -> None:
+        current = runtime.get()
+        current.imports = [item for item in current.imports if item.request_id != self.request_id]
         job = self.job()
         if job is None:
-            return {"CANCELLED"}
-        board = runtime.get().jobs
+            return
         if job.remote is not None and job.remote.phase is JobPhase.CANCELLING:
-            board.dismiss(job)
-            scene_jobs.store()
+            current.jobs.dismiss(job)
         else:
-            board.cancel(job)
+            current.jobs.cancel(job)
+        scene_jobs.store()
         pump.wake()
-        return {"FINISHED"}
 
 
 class EX4D_OT_dismiss_job(_OnJob):

@@ -6,6 +6,7 @@ import bpy
 from . import preferences, runtime
 from ._vendor.errors import InputError
 from .connection import LinkState, Status
+from .imports import SceneImport
 from .jobs import ENDED, Job, Stage
 from .local_server import ServerState
 from .shots import active_shot, take_frames
@@ -46,6 +47,8 @@ class EX4D_PT_connection(_Sidebar, bpy.types.Panel):
         )
         layout.label(text=status.headline, icon=_STATE_ICONS[status.state])
         draw_text(layout, status.advice)
+        if status.state is LinkState.REFUSED:
+            layout.operator("ex4d.copy_public_key", icon="COPYDOWN")
         if current is not None and current.connection.client is not None:
             layout.operator("ex4d.disconnect", icon="UNLINKED")
         else:
@@ -140,6 +143,31 @@ class EX4D_PT_import(_Sidebar, bpy.types.Panel):
         layout.operator("ex4d.import_video", icon="EXPORT")
 
 
+class EX4D_PT_camera(_Sidebar, bpy.types.Panel):
+    """The camera that takes are made with."""
+
+    bl_label = "Camera"
+    bl_idname = "EX4D_PT_camera"
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        """Only with a shot."""
+        return active_shot(context) is not None
+
+    def draw(self, context: bpy.types.Context) -> None:
+        """Draw which camera it is and the moves that can be keyed on it."""
+        shot = active_shot(context)
+        if shot is None:
+            return
+        layout = self.layout
+        column = layout.column()
+        column.use_property_split = True
+        column.use_property_decorate = False
+        column.prop(shot.ex4d_shot, "camera")
+        column.prop(shot.ex4d_shot, "radius")
+        layout.operator_menu_enum("ex4d.add_move", "move", icon="CAMERA_DATA")
+
+
 class EX4D_PT_generate(_Sidebar, bpy.types.Panel):
     """A camera's path becomes a take."""
 
@@ -161,7 +189,9 @@ class EX4D_PT_generate(_Sidebar, bpy.types.Panel):
         layout.use_property_decorate = False
         settings = context.scene.ex4d_generate
         layout.prop(settings, "engine")
-        draw_text(layout, _engine_problem(settings.engine), icon="ERROR")
+        current = runtime.peek()
+        if current is not None:
+            draw_text(layout, current.connection.engine_problem(settings.engine), icon="ERROR")
         layout.prop(settings, "seed")
         try:
             first, last = take_frames(context, shot)
@@ -169,6 +199,7 @@ class EX4D_PT_generate(_Sidebar, bpy.types.Panel):
             draw_text(layout, error.message, icon="ERROR")
         else:
             layout.label(text=f"Frames {first} to {last}: {last - first + 1}")
+        draw_text(layout, "Sends the camera's path, and the scene where the server lacks it")
         layout.operator("ex4d.generate", icon="RENDER_ANIMATION")
 
 
@@ -189,16 +220,23 @@ class EX4D_PT_jobs(_Sidebar, bpy.types.Panel):
         current = runtime.peek()
         if current is None:
             return
+        imports = {item.request_id: item for item in current.imports}
         for job in current.jobs:
-            self._draw_job(job)
-        for item in current.imports:
-            self.layout.progress(factor=item.fraction, text=f"Importing {item.title}")
+            self._draw_job(job, imports.pop(job.record.request_id, None))
+        for item in imports.values():
+            column = self.layout.column(align=True)
+            column.label(text=item.title)
+            row = column.row(align=True)
+            row.progress(factor=item.fraction, text="Importing")
+            row.operator("ex4d.cancel_job", text="", icon="X").request_id = item.request_id
 
-    def _draw_job(self, job: Job) -> None:
+    def _draw_job(self, job: Job, item: SceneImport | None) -> None:
         column = self.layout.column(align=True)
         column.label(text=job.record.title)
         row = column.row(align=True)
-        if job.stage is Stage.ACTIVE and job.remote is not None:
+        if item is not None:
+            row.progress(factor=item.fraction, text=job_text(job))
+        elif job.stage is Stage.ACTIVE and job.remote is not None:
             row.progress(factor=job.remote.fraction, text=job_text(job))
         elif job.stage is Stage.FAILED and job.error is not None:
             button = row.operator("ex4d.show_error", text=job_text(job), icon="ERROR")
@@ -222,24 +260,19 @@ def draw_text(layout: bpy.types.UILayout, text: str, icon: str = "NONE") -> None
             column.label(text=line, icon="NONE" if index else icon)
 
 
-def _engine_problem(name: str) -> str:
-    """Why the server cannot run an engine; empty where it can or nobody knows."""
-    current = runtime.peek()
-    client = None if current is None else current.connection.client
-    if client is None or client.welcome is None:
-        return ""
-    for engine in client.welcome.engines:
-        if engine.name == name:
-            return "" if engine.available else engine.reason
-    return f"This server has no engine named {name}"
-
-
 def _draw_import_menu(menu: bpy.types.Menu, _context: bpy.types.Context) -> None:
     menu.layout.operator("ex4d.import_scene", text="EX-4D Scene (scene.json)")
 
 
 _register_classes, _unregister_classes = bpy.utils.register_classes_factory(
-    (EX4D_PT_connection, EX4D_PT_shot, EX4D_PT_import, EX4D_PT_generate, EX4D_PT_jobs)
+    (
+        EX4D_PT_connection,
+        EX4D_PT_shot,
+        EX4D_PT_import,
+        EX4D_PT_camera,
+        EX4D_PT_generate,
+        EX4D_PT_jobs,
+    )
 )
 
 

@@ -4,6 +4,7 @@
 from types import ModuleType
 
 from . import (
+    camera_moves,
     ops_connection,
     ops_jobs,
     panels,
@@ -23,6 +24,7 @@ MODULES: tuple[ModuleType, ...] = (
     shots,
     scene_jobs,
     pump,
+    camera_moves,
     ops_connection,
     ops_jobs,
     panels,

@@ -102,6 +102,11 @@ class Layout:
         self.words.append(name if text is None else text)
         return Properties(properties)
 
+    def operator_menu_enum(self, name, prop, *, icon="NONE"):
+        self.operator(name, icon=icon)
+        operator = getattr(__import__("bpy").ops.ex4d, name.partition(".")[2])
+        assert operator.get_rna_type().properties[prop].type == "ENUM"
+
     def progress(self, *, factor, text):
         assert 0.0 <= factor <= 1.0
         self.words.append(text)
