@@ -14,10 +14,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import moves
+from .arrays import open_array
 from .errors import InputError
-from .protocol.documents import CameraPose, PinholeIntrinsics, TrajectoryDocument
+from .protocol.documents import (
+    MAX_FRAMES,
+    CameraPose,
+    PinholeIntrinsics,
+    TrajectoryDocument,
+)
 
 DEFAULT_FIELD_OF_VIEW_DEG = 60.0
+#: How far from a rotation a pose may be: float32 and a chain of Blender's parents stay well below.
+_ROTATION_TOLERANCE = 1e-4
 #: From the axes of the reference's saved matrices (x right, y up, looking along -z) to ours.
 _CV_FROM_REFERENCE = np.diag([1.0, -1.0, -1.0, 1.0])
 
@@ -98,7 +106,7 @@ class Intrinsics:
         return replace(self, cx_px=self.cx_px + x_px, cy_px=self.cy_px + y_px)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Trajectory:
     """A camera path: one pose per output frame, all of one size.
 
@@ -169,7 +177,7 @@ class Trajectory:
 def _check_rotations(cam_to_world: NDArray[np.float64]) -> None:
     rotations = cam_to_world[:, :3, :3]
     errors = np.abs(rotations @ rotations.transpose(0, 2, 1) - np.eye(3)).max(axis=(1, 2))
-    wrong = (errors > 1e-4) | (np.linalg.det(rotations) < 0)
+    wrong = (errors > _ROTATION_TOLERANCE) | (np.linalg.det(rotations) < 0)
     if wrong.any():
         index = int(np.argmax(wrong))
         msg = (
@@ -200,8 +208,11 @@ def move(
             output frames where absent.
 
     Raises:
-        InputError: `move_unknown` or `move_amount`.
+        InputError: `move_unknown`, `move_radius`, `move_frames` or `move_amount`.
     """
+    if not 1 <= frame_count <= MAX_FRAMES:
+        msg = f"expected 1 to {MAX_FRAMES} frames for {name}, found {frame_count}"
+        raise InputError("move_frames", msg)
     poses = [moves.pose(name, i, frame_count, radius, amount) for i in range(frame_count)]
     cam_to_world = np.tile(np.eye(4), (frame_count, 1, 1))
     for matrix, pose in zip(cam_to_world, poses, strict=True):
@@ -243,29 +254,31 @@ def read_reference_camera(path: Path, width_px: int, height_px: int) -> Trajecto
         height_px: Their height.
 
     Raises:
-        InputError: `camera_file` if the file holds something else.
+        InputError: `array_invalid`, `camera_file` or `pose_rotation` if it holds something else.
     """
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            extrinsics = arrays["extrinsics"].astype(np.float64)
-            matrix = arrays["intrinsics"].astype(np.float64)
-    except (OSError, ValueError, KeyError) as error:
-        msg = f"expected a camera file of the reference in {path}, found none: {error}"
-        raise InputError("camera_file", msg) from error
-    if extrinsics.ndim != 3 or extrinsics.shape[1:] != (4, 4) or matrix.shape != (3, 3):
-        msg = (
-            f"expected extrinsics (frames, 4, 4) and intrinsics (3, 3) in {path}, "
-            f"found {extrinsics.shape} and {matrix.shape}"
-        )
+    with open_array(path, "extrinsics") as reader:
+        frame_count = reader.shape[0]
+        if reader.shape[1:] != (4, 4) or not 1 <= frame_count <= MAX_FRAMES:
+            msg = f"expected extrinsics (frames, 4, 4) in {path.name}, found {reader.shape}"
+            raise InputError("camera_file", msg)
+        extrinsics = reader.all_entries().astype(np.float64)
+    with open_array(path, "intrinsics") as reader:
+        if reader.shape != (3, 3):
+            msg = f"expected intrinsics (3, 3) in {path.name}, found {reader.shape}"
+            raise InputError("camera_file", msg)
+        matrix = reader.all_entries().astype(np.float64)
+    if not (np.isfinite(extrinsics).all() and np.isfinite(matrix).all()):
+        raise InputError("camera_file", f"expected finite numbers in {path.name}, found others")
+    if matrix[0, 0] <= 0 or matrix[1, 1] <= 0:
+        msg = f"expected focal lengths above 0 in {path.name}, found {matrix.diagonal()[:2]}"
         raise InputError("camera_file", msg)
-    cam_to_world = np.linalg.inv(_CV_FROM_REFERENCE @ extrinsics)
-    _check_rotations(cam_to_world)
+    world_to_cam = _CV_FROM_REFERENCE @ extrinsics
+    _check_rotations(world_to_cam)
     camera = [matrix[0, 0], matrix[1, 1], matrix[0, 2], matrix[1, 2]]
-    frame_count = len(extrinsics)
     return Trajectory(
         width_px,
         height_px,
-        cam_to_world,
+        np.linalg.inv(world_to_cam).astype(np.float64),
         np.tile(np.array(camera), (frame_count, 1)),
         np.arange(frame_count),
     )

@@ -71,15 +71,28 @@ def pose(
         amount: How far the move goes, in the move's unit; its default where absent.
 
     Raises:
-        InputError: `move_unknown`, or `move_amount` where the amount is out of range.
+        InputError: `move_unknown`, `move_radius`, `move_frames`, or `move_amount` where the amount
+            is out of range.
     """
     move = find(name)
+    if not 0.0 < radius < math.inf:
+        msg = f"expected a radius above 0 for {name}, found {radius:g}; give the pivot's distance"
+        raise InputError("move_radius", msg)
+    if not 0 <= index < frame_count:
+        msg = f"expected a frame from 0 to {frame_count - 1} of {name}, found {index}"
+        raise InputError("move_frames", msg)
     if amount is None:
         amount = move.default_amount
-    if not 0.0 < amount <= move.max_amount or (move.is_reference and amount != move.default_amount):
+    if move.is_reference and amount != move.default_amount:
         msg = (
-            f"expected an amount in (0, {move.max_amount:g}] {move.unit} for {name}, "
-            f"found {amount:g}"
+            f"expected no amount for {name}, whose path the reference fixes, found {amount:g}; "
+            "leave it out, or take an orbit"
+        )
+        raise InputError("move_amount", msg)
+    if not 0.0 < amount <= move.max_amount:
+        msg = (
+            f"expected an amount above 0 and up to {move.max_amount:g} {move.unit} for {name}, "
+            f"found {amount:g}; for the other way take the opposite move"
         )
         raise InputError("move_amount", msg)
     if move.is_reference:
