@@ -187,15 +187,19 @@ def _pixel_from_world(
 
 
 @njit(inline="always")
-def _triangle_vertices(triangle, width, caps, quad_triangles):
-    """Vertex indices of a triangle, caps included."""
-    if triangle >= quad_triangles:
-        cap = triangle - quad_triangles
-        return caps[cap, 0], caps[cap, 1], caps[cap, 2]
-    vertex = triangle >> 1
-    if triangle & 1:
-        return vertex + 1, vertex + width, vertex + width + 1
-    return vertex, vertex + width, vertex + 1
+def _corners(triangle, height, width):
+    """Row and column of a triangle's three vertices, caps included."""
+    quad = triangle >> 1
+    if quad >= height * width:
+        # The caps: top right, top left, bottom right; bottom right, top left, bottom left.
+        last_row, last_column = height - 1, width - 1
+        if triangle & 1:
+            return last_row, last_column, 0, 0, last_row, 0
+        return 0, last_column, 0, 0, last_row, last_column
+    j = quad // width
+    i = quad - j * width
+    k = triangle & 1
+    return j + k, i + k, j, i + 1, j + 1, i
 
 
 @njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
@@ -332,16 +336,13 @@ def _set_up_crossing(
     three add up to 1/w. A box with its first column after its last is a triangle out of sight.
     """
     height, width = depth.shape
-    caps = np.empty((2, 3), np.int64)
-    caps[0] = (width - 1, 0, height * width - 1)
-    caps[1] = (height * width - 1, 0, (height - 1) * width)
     points = np.empty((3, 3))
     for n in range(first, end):
         boxes[n] = (1, 0, 1, 0)
-        vertices = _triangle_vertices(triangles[n], width, caps, 2 * height * width)
+        corners = _corners(triangles[n], height, width)
         in_front = 0
         for k in range(3):
-            j, i = vertices[k] // width, vertices[k] % width
+            j, i = corners[2 * k], corners[2 * k + 1]
             d = np.float64(depth[j, i])
             world_x, world_y = d * columns[i], d * rows[j]
             for row in range(3):
@@ -582,11 +583,8 @@ def _draw_cap(x, y, inverse_w, cap, k, first_row, end_row, nearness, ids):
 
 
 @njit(inline="always")
-def _screen_point(depth, columns, rows, matrix, vertex, px, py):
+def _screen_point(depth, columns, rows, matrix, j, i, px, py):
     """A vertex in homogeneous pixels, relative to a pixel's centre: x, y and w."""
-    width = depth.shape[1]
-    j = vertex // width
-    i = vertex - j * width
     d = depth[j, i]
     x, y = d * columns[i], d * rows[j]
     w = matrix[2, 0] * x + matrix[2, 1] * y + matrix[2, 2] * d + matrix[2, 3]
@@ -598,11 +596,12 @@ def _screen_point(depth, columns, rows, matrix, vertex, px, py):
 
 
 @njit(inline="always")
-def _weights(depth, columns, rows, matrix, a, b, c, px, py):
+def _weights(depth, columns, rows, matrix, corners, px, py):
     """Perspective-correct barycentric coordinates of a pixel's centre, and its z-depth."""
-    ax, ay, aw = _screen_point(depth, columns, rows, matrix, a, px, py)
-    bx, by, bw = _screen_point(depth, columns, rows, matrix, b, px, py)
-    cx, cy, cw = _screen_point(depth, columns, rows, matrix, c, px, py)
+    ja, ia, jb, ib, jc, ic = corners
+    ax, ay, aw = _screen_point(depth, columns, rows, matrix, ja, ia, px, py)
+    bx, by, bw = _screen_point(depth, columns, rows, matrix, jb, ib, px, py)
+    cx, cy, cw = _screen_point(depth, columns, rows, matrix, jc, ic, px, py)
     wa, wb, wc = bx * cy - by * cx, cx * ay - cy * ax, ax * by - ay * bx
     total = wa + wb + wc
     scale = _f32(1) / (total if total != 0 else _f32(1))
@@ -613,55 +612,59 @@ def _weights(depth, columns, rows, matrix, a, b, c, px, py):
     return wa, wb, wc, wa * aw + wb * bw + wc * cw
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "arcp"})
 def _shade(ids, depth, rgba, columns, rows, matrix, color, mask, out_depth, first, end):
     """Colour, mask and depth of the visible triangle at each pixel of some rows."""
-    height, width = depth.shape
-    flat = rgba.reshape(-1, 4)
-    caps = np.empty((2, 3), np.int64)
-    caps[0] = (width - 1, 0, height * width - 1)
-    caps[1] = (height * width - 1, 0, (height - 1) * width)
+    height, width = _i32(depth.shape[0]), _i32(depth.shape[1])
+    visible, half = _f32(VISIBLE_ALPHA), _f32(0.5)
     for row in range(first, end):
         for column in range(ids.shape[1]):
-            triangle = _i64(ids[row, column])
-            color[row, column] = 0
-            mask[row, column] = False
-            if triangle < 0:
-                out_depth[row, column] = np.inf
-                continue
-            a, b, c = _triangle_vertices(triangle, width, caps, 2 * height * width)
-            wa, wb, wc, z = _weights(
-                depth, columns, rows, matrix, a, b, c, _f32(column + 0.5), _f32(row + 0.5)
-            )
+            triangle = ids[row, column]
+            seen, z = False, _f32(np.inf)
+            if triangle >= 0:
+                corners = _corners(triangle, height, width)
+                wa, wb, wc, z = _weights(
+                    depth, columns, rows, matrix, corners, _f32(column) + half, _f32(row) + half
+                )
+                ja, ia, jb, ib, jc, ic = corners
+                a, b, c = rgba[ja, ia, 3], rgba[jb, ib, 3], rgba[jc, ic, 3]
+                seen = wa * _f32(a) + wb * _f32(b) + wc * _f32(c) > visible
             out_depth[row, column] = z
-            alpha = wa * flat[a, 3] + wb * flat[b, 3] + wc * flat[c, 3]
-            if alpha > _f32(VISIBLE_ALPHA):
-                mask[row, column] = True
-                for k in range(3):
-                    color[row, column, k] = np.uint8(
-                        wa * flat[a, k] + wb * flat[b, k] + wc * flat[c, k] + _f32(0.5)
+            mask[row, column] = seen
+            for k in range(3):
+                color[row, column, k] = (
+                    np.uint8(
+                        wa * _f32(rgba[ja, ia, k])
+                        + wb * _f32(rgba[jb, ib, k])
+                        + wc * _f32(rgba[jc, ic, k])
+                        + half
                     )
+                    if seen
+                    else np.uint8(0)
+                )
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def _interpolate(ids, depth, rgba, columns, rows, matrix, out_rgba, out_depth, first, end):
     """Float RGBA and depth of the visible triangle at each pixel of some rows."""
-    height, width = depth.shape
-    flat = rgba.reshape(-1, 4)
-    caps = np.empty((2, 3), np.int64)
-    caps[0] = (width - 1, 0, height * width - 1)
-    caps[1] = (height * width - 1, 0, (height - 1) * width)
+    height, width = _i32(depth.shape[0]), _i32(depth.shape[1])
+    half = _f32(0.5)
     for row in range(first, end):
         for column in range(ids.shape[1]):
-            triangle = _i64(ids[row, column])
+            triangle = ids[row, column]
             if triangle < 0:
-                out_rgba[row, column] = 0
                 out_depth[row, column] = np.inf
+                out_rgba[row, column] = 0
                 continue
-            a, b, c = _triangle_vertices(triangle, width, caps, 2 * height * width)
+            corners = _corners(triangle, height, width)
             wa, wb, wc, z = _weights(
-                depth, columns, rows, matrix, a, b, c, _f32(column + 0.5), _f32(row + 0.5)
+                depth, columns, rows, matrix, corners, _f32(column) + half, _f32(row) + half
             )
+            ja, ia, jb, ib, jc, ic = corners
             out_depth[row, column] = z
             for k in range(4):
-                out_rgba[row, column, k] = wa * flat[a, k] + wb * flat[b, k] + wc * flat[c, k]
+                out_rgba[row, column, k] = (
+                    wa * _f32(rgba[ja, ia, k])
+                    + wb * _f32(rgba[jb, ib, k])
+                    + wc * _f32(rgba[jc, ic, k])
+                )
