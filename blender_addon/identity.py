@@ -25,20 +25,25 @@ def load_or_create(folder: Path) -> KeyPair:
     path = folder / FILE_NAME
     if not path.exists():
         _create(path)
-    try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        keys = KeyPair(public_key=stored["public_key"], secret_key=stored["secret_key"])
-        # A pair that does not belong together would fail later, at the server, without a reason.
-        fits = zmq.curve_public(keys.secret_key.encode("ascii")) == keys.public_key.encode("ascii")
-    except (ValueError, KeyError, TypeError, AttributeError, zmq.ZMQError):
-        fits = False
-    if not fits:
+    keys = _read(path)
+    if keys is None:
         message = (
             f"expected this computer's key pair in {path}, found something else; delete the file "
             "and pair with your servers again"
         )
         raise InputError("identity_invalid", message)
     return keys
+
+
+def _read(path: Path) -> KeyPair | None:
+    """Read a key pair; None if the file holds none, or two keys that do not belong together."""
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        keys = KeyPair(public_key=stored["public_key"], secret_key=stored["secret_key"])
+        public_key = zmq.curve_public(keys.secret_key.encode())
+    except (ValueError, KeyError, TypeError, AttributeError, zmq.ZMQError):
+        return None
+    return keys if public_key == keys.public_key.encode() else None
 
 
 def _create(path: Path) -> None:

@@ -38,12 +38,17 @@ class SceneImport:
     error: Ex4dError | None = None
 
 
+_UNFORESEEN = InputError(
+    "internal_error", "Something went wrong that should not; Blender's console says what."
+)
+
+
 def advance(jobs: JobBoard, queue: list[SceneImport], deadline_s: float) -> bool:
     """Work on what arrived until the time is up; true if anything changed.
 
     Args:
         jobs: Those that have arrived are brought in.
-        queue: Imports, the first of which is being worked on; finished ones are removed.
+        queue: Imports, the first that has not failed being worked on; finished ones are removed.
         deadline_s: Of `time.perf_counter`; the last step may go beyond it.
     """
     changed = False
@@ -61,16 +66,21 @@ def advance(jobs: JobBoard, queue: list[SceneImport], deadline_s: float) -> bool
                 )
             )
             changed = True
-    while queue and time.perf_counter() < deadline_s:
-        step(jobs, queue)
+    while (item := next_import(queue)) is not None and time.perf_counter() < deadline_s:
+        step(jobs, queue, item)
         changed = True
     return changed
 
 
-def step(jobs: JobBoard, queue: list[SceneImport]) -> None:
-    """Do one step of the first import of the queue."""
-    # It leaves the queue first: whatever goes wrong, it cannot block the others for ever.
-    current = queue.pop(0)
+def next_import(queue: list[SceneImport]) -> SceneImport | None:
+    """The import to work on; failed ones stay in the queue for the user to read about."""
+    return next((item for item in queue if item.error is None), None)
+
+
+def step(jobs: JobBoard, queue: list[SceneImport], current: SceneImport) -> None:
+    """Do one step of an import of the queue."""
+    # Failed until proven otherwise: an unforeseen error must not repeat itself at every tick.
+    current.error = _UNFORESEEN
     try:
         with _in_scene(current.scene_uid):
             if current.steps is None:
@@ -84,16 +94,19 @@ def step(jobs: JobBoard, queue: list[SceneImport]) -> None:
                 bpy.ops.ed.undo_push(message=f"Import {current.title}")
     except (Ex4dError, OSError) as error:
         current.error = _readable(error)
-    if current.error is None and not current.is_done:
-        queue.insert(0, current)
-    elif current.job is not None:
-        stage = Stage.DONE if current.error is None else Stage.FAILED
+    else:
+        current.error = None
+    # The row of the job tells of its failure.
+    if current.is_done or (current.error is not None and current.job is not None):
+        queue.remove(current)
+    if current.job is not None and (current.is_done or current.error is not None):
+        stage = Stage.DONE if current.is_done else Stage.FAILED
         jobs.finish(current.job, stage, current.error)
 
 
 def _add_take(jobs: JobBoard, job: Job) -> None:
-    # Failed until proven otherwise: an unforeseen error must not repeat itself at every tick.
-    jobs.finish(job, Stage.FAILED, InputError("internal", "The log of Blender says what happened."))
+    # As for an import.
+    jobs.finish(job, Stage.FAILED, _UNFORESEEN)
     try:
         with _in_scene(job.scene_uid):
             shot = bpy.data.objects.get(job.record.shot_name)

@@ -76,6 +76,8 @@ class Job:
     remote: RemoteJob | None = None
     #: The session that `remote` belongs to.
     client: Client | None = None
+    #: Whether the server had lost the job, which was therefore sent once more.
+    was_resent: bool = False
 
     @property
     def folder(self) -> Path:
@@ -220,10 +222,21 @@ class JobBoard:
         if remote.phase is JobPhase.DONE:
             job.remote = job.client = None
             job.stage = Stage.ARRIVED
+        elif remote.phase is JobPhase.FAILED and self._is_lost(job, remote):
+            job.record = msgspec.structs.replace(job.record, job_id="")
+            job.was_resent = True
+            job.remote = job.client = None
+            job.stage = Stage.WAITING
         elif remote.phase is JobPhase.FAILED:
             self.finish(job, Stage.FAILED, remote.error)
         elif remote.phase is JobPhase.CANCELLED:
             self.finish(job, Stage.CANCELLED)
+
+    @staticmethod
+    def _is_lost(job: Job, remote: RemoteJob) -> bool:
+        """Whether the server does not know the job: its journal is another one than then."""
+        unknown = remote.error is not None and remote.error.code == "not_found"
+        return unknown and bool(job.record.job_id) and not job.was_resent
 
     def _record_path(self, request_id: str) -> Path:
         return self._folder / f"{request_id}.json"

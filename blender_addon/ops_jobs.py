@@ -194,9 +194,10 @@ class EX4D_OT_import_scene(OperatorBase):
         if self._asynchronous:
             pump.wake()
             return
-        while item in current.imports:
-            imports.step(current.jobs, current.imports)
+        while not item.is_done and item.error is None:
+            imports.step(current.jobs, current.imports, item)
         if item.error is not None:
+            current.imports.remove(item)
             raise item.error
 
 
@@ -329,13 +330,12 @@ class EX4D_OT_show_error(_OnJob):
     bl_label = "Show Error"
     bl_options = {"REGISTER", "INTERNAL"}
 
-    message: bpy.props.StringProperty(options={"HIDDEN", "SKIP_SAVE"})
-
     def execute(self, _context: bpy.types.Context) -> set[str]:
         """Report it as Blender does."""
         job = self.job()
-        message = job.error.message if job is not None and job.error is not None else self.message
-        self.report({"ERROR"}, message)
+        if job is None or job.error is None:
+            return {"CANCELLED"}
+        self.report({"ERROR"}, job.error.message)
         return {"FINISHED"}
 
 

@@ -227,15 +227,17 @@ class EX4D_PT_jobs(_Sidebar, bpy.types.Panel):
             column = self.layout.column(align=True)
             column.label(text=item.title)
             row = column.row(align=True)
-            row.progress(factor=item.fraction, text="Importing")
+            _draw_import(row, item)
             row.operator("ex4d.cancel_job", text="", icon="X").request_id = item.request_id
+            if item.error is not None:
+                draw_text(column, item.error.message)
 
     def _draw_job(self, job: Job, item: SceneImport | None) -> None:
         column = self.layout.column(align=True)
         column.label(text=job.record.title)
         row = column.row(align=True)
         if item is not None:
-            row.progress(factor=item.fraction, text=job_text(job))
+            _draw_import(row, item)
         elif job.stage is Stage.ACTIVE and job.remote is not None:
             row.progress(factor=job.remote.fraction, text=job_text(job))
         elif job.stage is Stage.FAILED and job.error is not None:
@@ -250,6 +252,13 @@ class EX4D_PT_jobs(_Sidebar, bpy.types.Panel):
         row.operator(end, text="", icon="X").request_id = job.record.request_id
         if job.error is not None:
             draw_text(column, job.error.message)
+
+
+def _draw_import(layout: bpy.types.UILayout, item: SceneImport) -> None:
+    if item.error is None:
+        layout.progress(factor=item.fraction, text="Importing")
+    else:
+        layout.label(text="Failed", icon="ERROR")
 
 
 def draw_text(layout: bpy.types.UILayout, text: str, icon: str = "NONE") -> None:

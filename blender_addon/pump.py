@@ -76,7 +76,7 @@ def redraw() -> None:
 
 def _pause_s(current: Runtime) -> float | None:
     client = current.connection.client
-    if current.imports or current.jobs.is_transferring:
+    if imports.next_import(current.imports) or current.jobs.is_transferring:
         return BUSY_S
     if current.connection.is_idle:
         return None

@@ -124,6 +124,21 @@ def test_job_that_was_never_confirmed_is_sent_again_as_the_same(board, record, s
     assert first == second
 
 
+def test_job_that_the_server_lost_is_sent_once_more(board, record, session, phases, addon):
+    import msgspec
+
+    job = board.add(msgspec.structs.replace(record, job_id=JOB_ID), 1)
+    error = addon("_vendor.errors").InputError("not_found", "no such job")
+    for _ in range(2):
+        board.advance(session)
+        session.client.remote.phase, session.client.remote.error = phases.FAILED, error
+        session.client.remote.job_id = JOB_ID
+        board.advance(session)
+    assert len(session.client.attached) == 1
+    assert len(session.client.submitted) == 1
+    assert job.stage.value == "failed"
+
+
 def test_results_that_came_before_blender_ended_are_used(board, record, session):
     Path(record.folder).mkdir()
     job = board.add(record, 1)
