@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""From an animated Blender camera to a trajectory: what Blender would render, frame by frame."""
+
+import bpy
+import numpy as np
+from mathutils import Matrix
+
+from . import axes, shots
+from ._vendor.errors import InputError
+from ._vendor.protocol.documents import CameraPose, TrajectoryDocument
+
+#: How far two lengths may differ, and an angle from 90 degrees (as a cosine), to pass as rounding.
+_TOLERANCE = 1e-3
+
+
+def sample_trajectory(
+    context: bpy.types.Context,
+    shot: bpy.types.Object,
+    camera: bpy.types.Object | None = None,
+    *,
+    frame_start: int | None = None,
+    frame_end: int | None = None,
+    width_px: int | None = None,
+    height_px: int | None = None,
+) -> TrajectoryDocument:
+    """Sample a camera at each frame as Blender evaluates it: animation, constraints, parents.
+
+    The picture is framed as Blender would frame it at a resolution of `width_px` x `height_px`
+    with the pixel aspect of the scene. Before the clip's first frame and after its last one, the
+    trajectory looks at that frame, as playback does.
+
+    Args:
+        context: Its scene is stepped through the frames and put back.
+        shot: The shot's object; may be placed, turned and scaled evenly.
+        camera: The shot's camera where absent.
+        frame_start: First frame; `shots.take_frames` where absent.
+        frame_end: Last frame; as above.
+        width_px: Of the output; the clip's where absent.
+        height_px: As above.
+
+    Raises:
+        InputError: `camera_missing`, `camera_type`, `camera_skewed`, `shot_skewed` or
+            `range_empty`.
+    """
+    properties = shot.ex4d_shot
+    camera = camera or properties.camera
+    scene = context.scene
+    if camera is None or context.view_layer.objects.get(camera.name) != camera:
+        message = (
+            f"expected a camera for {shot.name} in the view layer, found none; choose one in the "
+            "panel"
+        )
+        raise InputError("camera_missing", message)
+    width_px = width_px or properties.width_px
+    height_px = height_px or properties.height_px
+    if frame_start is None or frame_end is None:
+        frame_start, frame_end = shots.take_frames(context, shot)
+    poses: list[CameraPose] = []
+    shown, shown_subframe = scene.frame_current, scene.frame_subframe
+    try:
+        for frame in range(frame_start, frame_end + 1):
+            scene.frame_set(frame)
+            depsgraph = context.evaluated_depsgraph_get()
+            evaluated = camera.evaluated_get(depsgraph)
+            fx_px, fy_px, cx_px, cy_px = intrinsics_px(
+                evaluated.data, scene.render, width_px, height_px
+            )
+            cam_to_world = axes.cam_to_world(
+                _pose_in_shot(evaluated, shot.evaluated_get(depsgraph))
+            )
+            poses.append(
+                CameraPose(
+                    cam_to_world=tuple(value for row in cam_to_world[:3] for value in row),
+                    fx_px=fx_px,
+                    fy_px=fy_px,
+                    cx_px=cx_px,
+                    cy_px=cy_px,
+                    source_time=min(
+                        max(frame - properties.frame_start, 0), properties.frame_count - 1
+                    ),
+                )
+            )
+    finally:
+        scene.frame_set(shown, subframe=shown_subframe)
+    return TrajectoryDocument(width_px=width_px, height_px=height_px, poses=tuple(poses))
+
+
+def intrinsics_px(
+    camera: bpy.types.Camera, render: bpy.types.RenderSettings, width_px: int, height_px: int
+) -> tuple[float, float, float, float]:
+    """Focal lengths and principal point of a Blender camera: fx, fy, cx, cy in pixels.
+
+    The origin is the top-left corner of the image. Only the pixel aspect is taken from `render`.
+
+    Raises:
+        InputError: `camera_type` if it is not a perspective camera.
+    """
+    if camera.type != "PERSP":
+        message = (
+            f"expected a perspective camera, found {camera.name} of type {camera.type}: takes are "
+            "made with straight rays through one point; set the camera's type to Perspective"
+        )
+        raise InputError("camera_type", message)
+    # Lengths across the image are measured in widths of a pixel, which may not be square.
+    tallness = render.pixel_aspect_y / render.pixel_aspect_x
+    is_wide = {
+        "AUTO": width_px >= height_px * tallness,
+        "HORIZONTAL": True,
+        "VERTICAL": False,
+    }[camera.sensor_fit]
+    # AUTO takes the sensor's width for the longer side, whichever it is.
+    sensor_mm = camera.sensor_height if camera.sensor_fit == "VERTICAL" else camera.sensor_width
+    side_px = width_px if is_wide else height_px * tallness
+    fx_px = camera.lens / sensor_mm * side_px
+    return (
+        fx_px,
+        fx_px / tallness,
+        width_px / 2 - camera.shift_x * side_px,
+        height_px / 2 + camera.shift_y * side_px / tallness,
+    )
+
+
+def _pose_in_shot(camera: bpy.types.Object, shot: bpy.types.Object) -> Matrix:
+    """Pose of a camera relative to the shot, both evaluated, in the shot's own units."""
+    if not _is_similarity(shot.matrix_world):
+        message = (
+            f"expected {shot.name} to be scaled evenly, found it stretched, sheared or mirrored; "
+            "give it the same positive scale on all axes, and its parents too"
+        )
+        raise InputError("shot_skewed", message)
+    # The scale of a camera does not change its picture.
+    camera_to_world = camera.matrix_world.normalized()
+    if not _is_similarity(camera_to_world):
+        message = (
+            f"expected {camera.name} to have axes at right angles, found it sheared or mirrored "
+            "by its parents; scale them evenly"
+        )
+        raise InputError("camera_skewed", message)
+    location, rotation, _ = (shot.matrix_world.inverted() @ camera_to_world).decompose()
+    return Matrix.LocRotScale(location, rotation, None)
+
+
+def _is_similarity(matrix: Matrix) -> bool:
+    """Whether a 4x4 matrix turns, moves and scales evenly, and does nothing else."""
+    linear = np.array(matrix.to_3x3(), dtype=np.float64)
+    lengths = np.linalg.norm(linear, axis=0)
+    if lengths.min() <= 0 or lengths.max() > lengths.min() * (1 + _TOLERANCE):
+        return False
+    unit = linear / lengths
+    skew = np.abs(unit.T @ unit - np.eye(3)).max()
+    return bool(skew <= _TOLERANCE and np.linalg.det(unit) > 0)

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What differs between Blender 4.2 and 5.2, in one place: the rest of the extension asks here."""
+
+# Blender 4.5 renamed the classes of strips, so that annotations must not be evaluated.
+from __future__ import annotations
+
+import bpy
+
+
+def strips_of(editor: bpy.types.SequenceEditor) -> bpy.types.bpy_prop_collection:
+    """The strips at the top level of a sequencer.
+
+    Blender 4.5 renamed `sequences` to `strips`; 5.0 dropped the old name.
+    """
+    # Not `or`: an empty collection is falsy.
+    return editor.strips if hasattr(editor, "strips") else editor.sequences
+
+
+def ensure_sequencer(scene: bpy.types.Scene) -> bpy.types.SequenceEditor:
+    """The scene's sequencer, shown by every workspace that shows none yet.
+
+    Since Blender 5.0 a workspace says which scene its sequencer edits, and nothing is shown where
+    it says none. What the user chose stays.
+    """
+    editor = scene.sequence_editor_create()
+    if hasattr(bpy.types.WorkSpace, "sequencer_scene"):
+        for workspace in bpy.data.workspaces:
+            if workspace.sequencer_scene is None:
+                workspace.sequencer_scene = scene
+    return editor
+
+
+def strip_range(strip: bpy.types.Strip) -> tuple[int, int]:
+    """First frame of a strip and the frame after its last, as shown.
+
+    Blender 5.2 has new names and deprecates the old ones.
+    """
+    if hasattr(strip, "left_handle"):
+        return int(strip.left_handle), int(strip.right_handle)
+    return int(strip.frame_final_start), int(strip.frame_final_end)
+
+
+def ensure_fcurve(owner: bpy.types.ID, data_path: str, index: int) -> bpy.types.FCurve:
+    """The F-curve of an animated property, made where there is none.
+
+    Blender 4.4 brought layered actions with a slot per animated data-block, 5.0 dropped the flat
+    list of F-curves.
+
+    Args:
+        owner: Object or camera data.
+        data_path: For example `location`.
+        index: Component; 0 for a plain number.
+    """
+    animation = owner.animation_data_create()
+    if animation.action is None:
+        animation.action = bpy.data.actions.new(f"{owner.name} Action")
+    action = animation.action
+    if hasattr(action, "fcurve_ensure_for_datablock"):
+        return action.fcurve_ensure_for_datablock(owner, data_path, index=index)
+    found = action.fcurves.find(data_path, index=index)
+    return action.fcurves.new(data_path, index=index) if found is None else found
+
+
+def fcurves_of(owner: bpy.types.ID) -> list[bpy.types.FCurve]:
+    """All F-curves that animate a data-block; empty where it has no action."""
+    animation = owner.animation_data
+    if animation is None or animation.action is None:
+        return []
+    if hasattr(animation.action, "fcurves"):
+        return list(animation.action.fcurves)
+    # Absent before layered actions came.
+    from bpy_extras import anim_utils
+
+    bag = anim_utils.action_get_channelbag_for_slot(animation.action, animation.action_slot)
+    return [] if bag is None else list(bag.fcurves)
+
+
+def node_tree_of(material: bpy.types.Material) -> bpy.types.ShaderNodeTree:
+    """The material's nodes; before Blender 5.0 a material has none until asked."""
+    if material.node_tree is None:
+        material.use_nodes = True
+    return material.node_tree

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Reading image files through Blender, and writing PNG files without it."""
+
+import struct
+import zlib
+from pathlib import Path
+
+import bpy
+import numpy as np
+from numpy.typing import NDArray
+
+from ._vendor.errors import InputError
+
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_RGB = 2
+#: Each byte is stored as the difference from the one above: pictures get much smaller.
+_FILTER_UP = 2
+
+
+def read_pixels(path: Path, width_px: int, height_px: int) -> NDArray[np.float32]:
+    """Read an image as it is stored, without colour management.
+
+    Args:
+        path: PNG or EXR.
+        width_px: Expected.
+        height_px: Expected.
+
+    Returns:
+        (height, width, 4) float32, top row first; 8-bit values as 0..1.
+
+    Raises:
+        InputError: `image_invalid` if Blender cannot read it or its size is another.
+    """
+    # Loaded each time and removed: the file must not fill up with images nobody asked for.
+    try:
+        image = bpy.data.images.load(str(path))
+    except RuntimeError as error:
+        message = f"expected an image in {path}, found none that Blender reads; copy it again"
+        raise InputError("image_invalid", message) from error
+    try:
+        image.colorspace_settings.name = "Non-Color"
+        if tuple(image.size) != (width_px, height_px) or image.channels != 4:
+            message = (
+                f"expected {width_px} x {height_px} pixels in {path}, found {image.size[0]} x "
+                f"{image.size[1]}; copy the scene again"
+            )
+            raise InputError("image_invalid", message)
+        pixels = np.empty(width_px * height_px * 4, dtype=np.float32)
+        image.pixels.foreach_get(pixels)
+    finally:
+        bpy.data.images.remove(image)
+    return pixels.reshape(height_px, width_px, 4)[::-1]
+
+
+def write_png(path: Path, rgb: NDArray[np.uint8]) -> None:
+    """Write (height, width, 3) uint8 sRGB.
+
+    An image of Blender's could save itself too, but takes several times as long.
+    """
+    height_px, width_px, _ = rgb.shape
+    lines = np.empty((height_px, 1 + width_px * 3), dtype=np.uint8)
+    lines[:, 0] = _FILTER_UP
+    flat = rgb.reshape(height_px, -1)
+    lines[0, 1:] = flat[0]
+    np.subtract(flat[1:], flat[:-1], out=lines[1:, 1:])
+    header = struct.pack(">IIBBBBB", width_px, height_px, 8, _RGB, 0, 0, 0)
+    path.write_bytes(
+        _SIGNATURE
+        + _chunk(b"IHDR", header)
+        + _chunk(b"IDAT", zlib.compress(lines, level=1))
+        + _chunk(b"IEND", b"")
+    )
+
+
+def _chunk(kind: bytes, content: bytes) -> bytes:
+    checksum = zlib.crc32(content, zlib.crc32(kind))
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)

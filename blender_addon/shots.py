@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Shots: what the extension keeps on the object that a shot hangs from, and its switches."""
+
+from pathlib import Path
+
+import bpy
+
+from . import material
+from ._vendor.errors import InputError
+
+
+def _folder(shot: "EX4D_PG_shot") -> str:
+    # Blender itself keeps the paths of images right when files move; one more copy would go stale.
+    if shot.clip_image is None:
+        return ""
+    first = Path(bpy.path.abspath(shot.clip_image.filepath, library=shot.clip_image.library))
+    return str(first.parent.parent)
+
+
+def _apply_frame_start(shot: "EX4D_PG_shot", _context: bpy.types.Context) -> None:
+    for mesh_object in (shot.mesh, shot.proxy, shot.surround):
+        if mesh_object is not None:
+            for modifier in mesh_object.modifiers:
+                if modifier.type == "MESH_CACHE":
+                    modifier.frame_start = shot.frame_start
+    node = _clip_node(shot)
+    if node is not None:
+        node.image_user.frame_start = shot.frame_start
+
+
+def _apply_switches(shot: "EX4D_PG_shot", _context: bpy.types.Context) -> None:
+    if shot.proxy is not None and shot.mesh is not None:
+        shot.proxy.hide_viewport = not shot.use_proxy
+        shot.mesh.hide_viewport = shot.use_proxy
+    if shot.surround is not None:
+        shot.surround.hide_viewport = shot.surround.hide_render = not shot.show_surround
+    node = _clip_node(shot)
+    if node is not None:
+        node.image = shot.marked_image if shot.show_marks else shot.clip_image
+
+
+def _clip_node(shot: "EX4D_PG_shot") -> bpy.types.ShaderNodeTexImage | None:
+    if shot.mesh is None or shot.mesh.active_material is None:
+        return None
+    return material.clip_node(shot.mesh.active_material)
+
+
+def _is_camera(_shot: "EX4D_PG_shot", candidate: bpy.types.Object) -> bool:
+    return candidate.type == "CAMERA"
+
+
+class EX4D_PG_shot(bpy.types.PropertyGroup):
+    """What makes an empty object a shot. Everything that plays works without it."""
+
+    is_shot: bpy.props.BoolProperty(options=set())  # type: ignore[valid-type]
+    folder: bpy.props.StringProperty(  # type: ignore[valid-type]
+        name="Scene Folder", description="Folder with the scene's files", get=_folder
+    )
+    frame_start: bpy.props.IntProperty(  # type: ignore[valid-type]
+        name="Start Frame",
+        description="Frame that shows the first frame of the clip",
+        default=1,
+        options=set(),
+        update=_apply_frame_start,
+    )
+    frame_count: bpy.props.IntProperty(options=set())  # type: ignore[valid-type]
+    frame_rate: bpy.props.FloatProperty(  # type: ignore[valid-type]
+        name="Frame Rate", description="Frames per second of the clip", options=set()
+    )
+    width_px: bpy.props.IntProperty(options=set())  # type: ignore[valid-type]
+    height_px: bpy.props.IntProperty(options=set())  # type: ignore[valid-type]
+    radius: bpy.props.FloatProperty(  # type: ignore[valid-type]
+        name="Pivot Distance",
+        description=(
+            "How far in front of the source camera the point lies that moves turn around; at "
+            "first the depth of what is nearest in the first frame"
+        ),
+        min=1e-6,
+        default=1.0,
+        options=set(),
+    )
+    source_camera: bpy.props.PointerProperty(  # type: ignore[valid-type]
+        type=bpy.types.Object, poll=_is_camera, options=set()
+    )
+    camera: bpy.props.PointerProperty(  # type: ignore[valid-type]
+        name="Camera",
+        description="The camera that takes are made with",
+        type=bpy.types.Object,
+        poll=_is_camera,
+        options=set(),
+    )
+    mesh: bpy.props.PointerProperty(type=bpy.types.Object, options=set())  # type: ignore[valid-type]
+    proxy: bpy.props.PointerProperty(type=bpy.types.Object, options=set())  # type: ignore[valid-type]
+    surround: bpy.props.PointerProperty(type=bpy.types.Object, options=set())  # type: ignore[valid-type]
+    clip_image: bpy.props.PointerProperty(type=bpy.types.Image, options=set())  # type: ignore[valid-type]
+    marked_image: bpy.props.PointerProperty(type=bpy.types.Image, options=set())  # type: ignore[valid-type]
+    use_proxy: bpy.props.BoolProperty(  # type: ignore[valid-type]
+        name="Proxy",
+        description="Show a coarser mesh in the viewport; renders keep the full one",
+        options=set(),
+        update=_apply_switches,
+    )
+    show_marks: bpy.props.BoolProperty(  # type: ignore[valid-type]
+        name="Mark Unseen",
+        description="Paint what the video never saw, and a take has to invent",
+        default=True,
+        options=set(),
+        update=_apply_switches,
+    )
+    show_surround: bpy.props.BoolProperty(  # type: ignore[valid-type]
+        name="Surround",
+        description="Show the walls around the video, which hide it from the side as in a take",
+        default=True,
+        options=set(),
+        update=_apply_switches,
+    )
+
+    @property
+    def frame_end(self) -> int:
+        """Frame that shows the last frame of the clip."""
+        return self.frame_start + self.frame_count - 1
+
+
+class EX4D_PG_scene(bpy.types.PropertyGroup):
+    """What a Blender scene knows of its shots."""
+
+    shot: bpy.props.PointerProperty(  # type: ignore[valid-type]
+        name="Shot",
+        description="The shot that the panels show while none of its objects is active",
+        type=bpy.types.Object,
+        poll=lambda _scene, candidate: candidate.ex4d_shot.is_shot,
+        options=set(),
+    )
+
+
+def active_shot(context: bpy.types.Context) -> bpy.types.Object | None:
+    """The shot that the active object belongs to, otherwise the last one imported."""
+    candidate = context.active_object
+    while candidate is not None and not candidate.ex4d_shot.is_shot:
+        candidate = candidate.parent
+    if candidate is None:
+        candidate = context.scene.ex4d.shot
+    # A deleted object lives on as long as something points to it.
+    if candidate is None or context.scene.objects.get(candidate.name) != candidate:
+        return None
+    return candidate
+
+
+def take_frames(context: bpy.types.Context, shot: bpy.types.Object) -> tuple[int, int]:
+    """First and last frame of a take: the part of the scene's range that the clip covers.
+
+    Raises:
+        InputError: `range_empty` if the scene's range lies outside the clip.
+    """
+    scene, clip = context.scene, shot.ex4d_shot
+    first = max(scene.frame_start, clip.frame_start)
+    last = min(scene.frame_end, clip.frame_end)
+    if first > last:
+        message = (
+            f"expected the scene's frames to meet the clip's, {clip.frame_start} to "
+            f"{clip.frame_end}, found {scene.frame_start} to {scene.frame_end}; change the range"
+        )
+        raise InputError("range_empty", message)
+    return first, last
+
+
+_register_classes, _unregister_classes = bpy.utils.register_classes_factory(
+    (EX4D_PG_shot, EX4D_PG_scene)
+)
+
+
+def register() -> None:
+    """Attach the properties to objects and scenes."""
+    _register_classes()
+    bpy.types.Object.ex4d_shot = bpy.props.PointerProperty(type=EX4D_PG_shot)
+    bpy.types.Scene.ex4d = bpy.props.PointerProperty(type=EX4D_PG_scene)
+
+
+def unregister() -> None:
+    """Take them away; what is saved in files stays there."""
+    del bpy.types.Scene.ex4d
+    del bpy.types.Object.ex4d_shot
+    _unregister_classes()
