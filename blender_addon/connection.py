@@ -63,6 +63,7 @@ class Connection:
         self._app_version = app_version
         self._connect_when_started = False
         self._problem: Ex4dError | None = None
+        self._pairing = False
 
     @property
     def endpoint(self) -> Endpoint | None:
@@ -92,7 +93,15 @@ class Connection:
     def pair(self, endpoint: Endpoint, token: str) -> None:
         """Begin a session with a server that shall learn this computer's key."""
         self.disconnect()
+        self._pairing = True
         self._open(endpoint).pair(token)
+
+    def take_paired(self) -> Endpoint | None:
+        """The server that has just learned this computer's key; told once."""
+        if not self._pairing or not self.is_ready:
+            return None
+        self._pairing = False
+        return self.endpoint
 
     def start_server(self, executable: Path, log_path: Path, *, connect: bool) -> None:
         """Start the local server, unless it runs, and connect once it listens.
@@ -129,7 +138,7 @@ class Connection:
     def disconnect(self) -> None:
         """End the session; jobs go on at the server, a local server goes on too."""
         self._problem = None
-        self._connect_when_started = False
+        self._connect_when_started = self._pairing = False
         if self.client is not None:
             self.client.close()
             self.client = None

@@ -195,16 +195,15 @@ class EX4D_OT_pair_server(OperatorBase):
         layout.prop(self, "link")
         layout.label(text="The server learns this computer's public key and its name.")
 
-    def execute(self, context: bpy.types.Context) -> set[str]:
+    def execute(self, _context: bpy.types.Context) -> set[str]:
         """Pair; wait for the end of it unless the user watches the panel."""
-        return self.reported(lambda: self._pair(context))
+        return self.reported(self._pair)
 
-    def _pair(self, context: bpy.types.Context) -> None:
+    def _pair(self) -> None:
         link = parse_link(self.link.strip())
         preferences.check_online(link.endpoint.host)
         connection = runtime.get().connection
         connection.pair(link.endpoint, link.token)
-        preferences.get(context).remember(link.endpoint)
         pump.wake()
         if not self._asynchronous:
             wait_for_connection()

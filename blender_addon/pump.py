@@ -11,7 +11,7 @@ import time
 import bpy
 from bpy.app.handlers import persistent
 
-from . import imports, runtime, scene_jobs
+from . import imports, preferences, runtime, scene_jobs
 from ._vendor.client import ConnectionState
 from .runtime import Runtime
 
@@ -35,6 +35,10 @@ def tick() -> float | None:
         return None
     deadline_s = time.perf_counter() + BUDGET_S
     changed = current.connection.poll(BUDGET_S)
+    paired = current.connection.take_paired()
+    if paired is not None:
+        preferences.get(bpy.context).remember(paired)
+        bpy.context.preferences.is_dirty = True
     changed = current.jobs.advance(current.connection) or changed
     # A render reads the data that an import writes.
     if not bpy.app.is_job_running("RENDER"):

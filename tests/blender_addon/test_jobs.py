@@ -237,6 +237,7 @@ def test_tick_drives_jobs_and_knows_when_to_rest(addon, empty_file, record, sess
     session.is_idle = False
     session.poll = lambda _budget_s: False
     session.close = lambda: None
+    session.take_paired = lambda: None
     monkeypatch.setattr(current, "connection", session)
     assert pump.tick() == pump.BUSY_S
     session.client.remote.phase = addon("_vendor.client").JobPhase.RUNNING

@@ -4,6 +4,7 @@ EX4D_EXECUTABLE names the `ex4d` program of an environment of its own, as on a u
 """
 
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -37,6 +38,24 @@ def local_server(addon, empty_file, tmp_path):
     chosen.cache = str(tmp_path / "cache")
     yield addon("runtime").get().connection
     chosen.executable = chosen.cache = ""
+
+
+@pytest.fixture
+def remote_server(addon, empty_file, tmp_path):
+    """A server that somebody else runs, and the link that it printed."""
+    import bpy
+
+    command = [os.environ["EX4D_EXECUTABLE"], "serve", "--port", "0", "--pair", "anna"]
+    command += ["--data", str(tmp_path / "remote")]
+    chosen = addon("preferences").get(bpy.context)
+    chosen.mode = "REMOTE"
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        link = next(line for line in process.stdout if line.startswith("ex4d://"))
+        yield link
+        process.terminate()
+        process.communicate(timeout=20)
+    chosen.servers.clear()
+    chosen.mode = "LOCAL"
 
 
 @pytest.fixture
@@ -166,6 +185,42 @@ def test_server_ends_with_the_extension(addon, local_server):
     addon("runtime").unregister()
     with pytest.raises(ProcessLookupError):
         os.kill(process_id, 0)
+
+
+def test_pairing_makes_this_computer_known_for_good(addon, remote_server):
+    import bpy
+
+    assert bpy.ops.ex4d.pair_server(link=remote_server) == {"FINISHED"}
+    connection = addon("runtime").get().connection
+    assert "as anna" in connection.status().headline
+    (server,) = addon("preferences").get(bpy.context).servers
+    assert server.host == "127.0.0.1"
+    bpy.ops.ex4d.disconnect()
+    assert bpy.ops.ex4d.connect() == {"FINISHED"}
+    bpy.ops.ex4d.disconnect()
+    # A link works once.
+    with pytest.raises(RuntimeError, match="expected"):
+        bpy.ops.ex4d.pair_server(link=remote_server)
+
+
+def test_unknown_computer_is_refused_with_the_remedy(addon, remote_server):
+    import bpy
+
+    link = addon("_vendor.protocol.link").parse_link(remote_server)
+    addon("preferences").get(bpy.context).remember(link.endpoint)
+    with pytest.raises(RuntimeError, match="pair"):
+        bpy.ops.ex4d.connect()
+    state = addon("runtime").get().connection.status().state
+    assert state is addon("connection").LinkState.REFUSED
+
+
+def test_failed_pairing_remembers_nothing(addon, remote_server):
+    import bpy
+
+    broken = remote_server.strip()[:-4] + "AAAA"
+    with pytest.raises(RuntimeError):
+        bpy.ops.ex4d.pair_server(link=broken)
+    assert len(addon("preferences").get(bpy.context).servers) == 0
 
 
 def test_stop_and_disconnect_leave_no_timer_work(addon, local_server):
