@@ -127,7 +127,11 @@ class Pong(_Message, frozen=True, kw_only=True, tag="pong"):
 
 
 class BlobOffer(_Message, frozen=True, kw_only=True, tag="blob_offer"):
-    """The client has these blobs; which does the server still need?"""
+    """The client has these blobs; which does the server still need?
+
+    Answered by `BlobWant`. An `Error` in reply may also come later, when a blob of it fails: the
+    message names it, and what was sent of the others stays.
+    """
 
     request_id: Id
     blobs: Files
@@ -279,7 +283,10 @@ class JobListRequest(_Message, frozen=True, kw_only=True, tag="job_list_request"
 
 
 class JobList(_Message, frozen=True, kw_only=True, tag="job_list"):
-    """The newest event of each of this user's jobs, newest job first."""
+    """The newest event of each of this user's jobs, newest job first.
+
+    `files` is left empty here, also of jobs that are done: watch a job to get them.
+    """
 
     in_reply_to: Id
     jobs: Annotated[tuple[JobEvent, ...], Meta(max_length=1000)]

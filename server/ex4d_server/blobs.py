@@ -14,7 +14,7 @@ import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,19 +48,17 @@ class BlobStore:
     Args:
         folder: Where they are.
         quotas: How much may be stored.
-        is_pinned: Whether a live job needs a blob, which then is never removed.
     """
 
-    def __init__(
-        self, folder: Path, quotas: Quotas, is_pinned: Callable[[BlobKey], bool] = lambda _: False
-    ) -> None:
+    def __init__(self, folder: Path, quotas: Quotas) -> None:
         self._folder = private_folder(folder)
         self._quotas = quotas
-        self._is_pinned = is_pinned
         self._blobs: dict[BlobKey, _Entry] = {}
         #: Parts; while one is being uploaded its size is what it will become.
         self._parts: dict[BlobKey, _Entry] = {}
         self._growing: set[BlobKey] = set()
+        #: What live jobs need, by job: never removed.
+        self._pins: dict[str, frozenset[BlobKey]] = {}
         #: What each user has stored or reserved, in bytes.
         self._used: Counter[str] = Counter()
         for path in self._folder.glob("*/*/*"):
@@ -197,6 +195,14 @@ class BlobStore:
         source.replace(path)
         return key, size_bytes
 
+    def pin(self, job_id: str, keys: Iterable[BlobKey]) -> None:
+        """Keep blobs, whatever happens, until `unpin`."""
+        self._pins[job_id] = frozenset(keys)
+
+    def unpin(self, job_id: str) -> None:
+        """The job has ended: its blobs may grow old."""
+        self._pins.pop(job_id, None)
+
     def remove_old(self) -> None:
         """Remove blobs and parts that nothing used for long."""
         limit_s = time.time() - self._quotas.keep_s
@@ -263,7 +269,7 @@ class BlobStore:
             self._used[key[0]] -= entry.size_bytes
 
     def _is_removable(self, key: BlobKey) -> bool:
-        return key not in self._growing and not self._is_pinned(key)
+        return key not in self._growing and not any(key in keys for keys in self._pins.values())
 
     def _remove(self, key: BlobKey) -> None:
         self._discount(self._parts, key)

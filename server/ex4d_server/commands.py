@@ -17,12 +17,15 @@ from ex4d.errors import InputError
 if TYPE_CHECKING:
     from .config import ServerConfig
 
+    # argparse gives this type no public name.
+    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]  # pyright: ignore[reportPrivateUsage]  # noqa: SLF001
+
 #: So many programs of one user may each have a local server.
 _LOCAL_FOLDERS = 8
 _ANY_ADDRESS = ("0.0.0.0", "::", "*")  # noqa: S104 - recognised here, not bound
 
 
-def serve_command(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def serve_command(subparsers: Subparsers) -> None:
     """Add `ex4d serve`."""
     parser = subparsers.add_parser("serve", help="run the server that does the jobs")
     parser.add_argument("--bind", default="127.0.0.1", metavar="ADDRESS")
@@ -48,7 +51,7 @@ def serve_command(subparsers: argparse._SubParsersAction[argparse.ArgumentParser
     parser.set_defaults(run=_serve)
 
 
-def keys_command(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def keys_command(subparsers: Subparsers) -> None:
     """Add `ex4d keys`."""
     parser = subparsers.add_parser("keys", help="who may use the server")
     parser.add_argument("--data", type=Path, help="the server's data folder")
@@ -207,6 +210,6 @@ def _reachable_host(bind: str) -> str:
 
 
 def _link(host: str, port: int, public_key: str, token: str) -> str:
-    from ex4d.protocol.link import PairingLink, format_link
+    from ex4d.protocol.link import Endpoint, PairingLink, format_link
 
-    return format_link(PairingLink(host=host, port=port, server_public_key=public_key, token=token))
+    return format_link(PairingLink(Endpoint(host, port, public_key), token))

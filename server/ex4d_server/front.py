@@ -25,7 +25,6 @@ from ex4d.protocol.messages import (
     BlobFetch,
     BlobOffer,
     ClientMessage,
-    EngineInfo,
     Error,
     Hello,
     JobAccepted,
@@ -79,7 +78,6 @@ class Front:
         uploads: Blobs on their way in.
         downloads: Blobs on their way out.
         scheduler: The jobs.
-        engines: What the server offers.
     """
 
     def __init__(
@@ -93,7 +91,6 @@ class Front:
         uploads: Uploads,
         downloads: Downloads,
         scheduler: Scheduler,
-        engines: tuple[EngineInfo, ...],
     ) -> None:
         self._socket = socket
         self._outlet = Outlet(socket)
@@ -104,7 +101,6 @@ class Front:
         self._uploads = uploads
         self._downloads = downloads
         self._scheduler = scheduler
-        self._engines = engines
         self._conduct = Conduct()
         self._handlers: dict[type, Callable[[Session, Any], None]] = {
             Ping: self._ping,
@@ -143,34 +139,36 @@ class Front:
         try:
             # Put there by the CURVE handshake; nothing in the message can forge it.
             public_key = str(frames[-1].get("User-Id"))
-            user = self._keys.user_of(public_key)
-            if user is None:
+            if self._keys.user_of(public_key) is None:
                 self._check_stranger(routing_id, frames)
             message = _parse(frames)
             request_id = getattr(message, "request_id", "")
             if isinstance(message, Pair):
                 self._pair(routing_id, public_key, message)
-            elif user is None:
-                raise _unknown()
-            elif isinstance(message, Hello):
-                self._hello(routing_id, user, public_key, message)
             else:
-                self._dispatch(routing_id, user, message, frames)
+                self._dispatch(routing_id, public_key, message, frames)
         except Ex4dError as error:
             self._refuse(routing_id, request_id, error)
-        except Exception as error:
+        except Exception:
             log_id = uuid.uuid4().hex
-            _log.error("internal_error", id=log_id, exc_info=error)
+            _log.exception("internal_error", id=log_id)
             msg = f"The server met a fault in itself; its log has it under {log_id}."
             self._refuse(routing_id, request_id, InputError("internal_error", msg))
 
     def _dispatch(
         self,
         routing_id: bytes,
-        user: str,
+        public_key: str,
         message: ClientMessage,
         frames: Sequence[zmq.Frame],
     ) -> None:
+        """Hand a message on to whoever deals with its kind."""
+        user = self._keys.user_of(public_key)
+        if user is None:
+            raise _unknown()
+        if isinstance(message, Hello):
+            self._hello(routing_id, user, public_key, message)
+            return
         session = self._sessions.find(routing_id)
         if session is None or session.user != user:
             msg = "expected `hello` first on each connection; say it, then repeat this message"
@@ -228,7 +226,7 @@ class Front:
                 app_version=__version__,
                 user=user,
                 limits=limits,
-                engines=self._engines,
+                engines=self._scheduler.engines,
                 quota_left_bytes=self._blobs.left_bytes(user),
             )
         )

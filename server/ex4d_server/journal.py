@@ -36,8 +36,6 @@ CREATE INDEX jobs_by_user ON jobs (user, created_s);
 CREATE INDEX jobs_unfinished ON jobs (is_final, created_s);
 """
 
-#: How long to wait for a server that is just ending.
-_WAIT_S = 3.0
 #: An event is written at least every so many.
 SEQ_STEP = 100
 #: Finished jobs that a user may keep.
@@ -66,14 +64,15 @@ class Journal:
 
     Args:
         path: Its file; made if absent.
+        wait_s: How long to wait for a server that is just ending.
 
     Raises:
         InputError: `data_in_use` if another server has it, `journal_version` if a newer one wrote
             it.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._database = sqlite3.connect(path, isolation_level=None, timeout=_WAIT_S)
+    def __init__(self, path: Path, wait_s: float = 3.0) -> None:
+        self._database = sqlite3.connect(path, isolation_level=None, timeout=wait_s)
         try:
             # Held until this process ends, however it ends.
             self._database.execute("PRAGMA locking_mode = EXCLUSIVE")

@@ -10,28 +10,28 @@ import shutil
 import time
 import uuid
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import Executor as Threads
 from pathlib import Path, PurePosixPath
 
 import msgspec
 import structlog
 
-from ex4d.errors import CancelledError, Ex4dError, InputError, ProtocolError
+from ex4d.errors import CancelledError, Ex4dError, InputError
 from ex4d.protocol.documents import FileRef
 from ex4d.protocol.messages import (
-    FINAL_STATES,
     MAX_FILES_PER_MESSAGE,
+    EngineInfo,
     JobEvent,
     JobRequest,
     ReconstructJob,
 )
 from ex4d.task import Progress
 
-from .blobs import BlobKey, BlobStore
+from .blobs import BlobStore
 from .config import private_folder
 from .executors import Executor, Work, WorkerLostError
-from .journal import SEQ_STEP, Journal, JobRecord
+from .journal import SEQ_STEP, JobRecord, Journal
 from .transfers import TaskSet
 
 _log = structlog.get_logger(__name__)
@@ -86,12 +86,16 @@ class Scheduler:
         self._threads = threads
         self._publish = publish
         self._jobs: dict[str, _Job] = {}
-        self._pins: dict[str, frozenset[BlobKey]] = {}
         #: Waiting jobs of each user; the user whose turn is next comes first.
         self._queues: OrderedDict[str, deque[_Job]] = OrderedDict()
         self._running = 0
         self._tasks = TaskSet()
         self._is_closing = False
+
+    @property
+    def engines(self) -> tuple[EngineInfo, ...]:
+        """What jobs may ask for."""
+        return self._executor.engines
 
     def start(self) -> None:
         """Start the executor and go on with what the last server left."""
@@ -105,7 +109,7 @@ class Scheduler:
                 continue
             if record.event.state == "running":
                 record.lost += 1
-            self._retry(job, "the server ended in the middle of the job")
+            self._retry(job, "the server ended in the middle of the job", first=False)
         self._fill_slots()
 
     async def close(self) -> None:
@@ -113,10 +117,6 @@ class Scheduler:
         self._is_closing = True
         await self._tasks.close()
         await self._executor.close()
-
-    def is_pinned(self, key: BlobKey) -> bool:
-        """Whether an unfinished job needs a blob."""
-        return any(key in pins for pins in self._pins.values())
 
     def submit(self, user: str, request_id: str, request: JobRequest) -> JobEvent:
         """Take a job on, unless the same request did so before.
@@ -185,10 +185,13 @@ class Scheduler:
         return job.record.event
 
     def newest(self, user: str, limit: int) -> list[JobEvent]:
-        """The newest event of each of a user's jobs, newest job first."""
+        """The newest event of each of a user's jobs, newest job first, without the results."""
         events = self._journal.newest(user, limit)
+        # A thousand jobs with hundreds of files each would not fit into a message.
         return [
-            self._jobs[event.job_id].record.event if event.job_id in self._jobs else event
+            self._jobs[event.job_id].record.event
+            if event.job_id in self._jobs
+            else msgspec.structs.replace(event, files=())
             for event in events
         ]
 
@@ -215,9 +218,8 @@ class Scheduler:
 
     def _remember(self, record: JobRecord) -> _Job:
         job = self._jobs[record.id] = _Job(record)
-        self._pins[record.id] = frozenset(
-            (record.user, file.sha256) for file in _files_of(record.request)
-        )
+        files = _files_of(record.request)
+        self._blobs.pin(record.id, ((record.user, file.sha256) for file in files))
         return job
 
     def _queue(self, job: _Job, *, first: bool = False) -> None:
@@ -260,9 +262,9 @@ class Scheduler:
             self._retry(job, str(error))
         except Ex4dError as error:
             self._end(job, state="failed", error_code=error.code, error_message=error.message)
-        except Exception as error:
+        except Exception:
             log_id = uuid.uuid4().hex
-            log.error("internal_error", id=log_id, exc_info=error)
+            log.exception("internal_error", id=log_id)
             msg = f"The job met a fault in the server; its log has it under {log_id}."
             self._end(job, state="failed", error_code="internal_error", error_message=msg)
         finally:
@@ -307,7 +309,7 @@ class Scheduler:
                 # Not every file system has hard links, and ext4 ends at 65000 to one file.
                 shutil.copyfile(source, target)
 
-    def _retry(self, job: _Job, reason: str) -> None:
+    def _retry(self, job: _Job, reason: str, *, first: bool = True) -> None:
         """Queue a job again, unless too many attempts were lost."""
         record = job.record
         if job.cancel.is_set():
@@ -320,7 +322,7 @@ class Scheduler:
             self._end(job, state="failed", error_code="worker_lost", error_message=msg)
         else:
             self._change(job, state="queued", stage="waiting", done=0, total=0, eta_s=None)
-            self._queue(job, first=True)
+            self._queue(job, first=first)
 
     def _progress(self, job: _Job, progress: Progress) -> None:
         event = job.record.event
@@ -361,7 +363,7 @@ class Scheduler:
         """Bring a job to a final state."""
         self._change(job, eta_s=None, **changes)
         del self._jobs[job.record.id]
-        del self._pins[job.record.id]
+        self._blobs.unpin(job.record.id)
         queue = self._queues.get(job.record.user)
         if queue is not None and not queue:
             del self._queues[job.record.user]

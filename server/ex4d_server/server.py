@@ -101,13 +101,17 @@ async def _serve(
         journal = Journal(config.data / "journal.sqlite3")
         stack.callback(journal.close)
         stop = _stop_event(ends_with_stdin=ends_with_stdin)
+        context = zmq.asyncio.Context()
+        stack.callback(context.term)
+        authenticator = start_authenticator(context, identity.keys, identity.pairing)
+        stack.callback(authenticator.stop)
+        socket, port = open_socket(context, identity.server, config.bind, config.port)
+        stack.callback(socket.close)
+
         threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="ex4d-disk")
         stack.callback(threads.shutdown)
 
-        scheduler: Scheduler
-        blobs = BlobStore(
-            config.data / "blobs", config.quotas, lambda key: scheduler.is_pinned(key)
-        )
+        blobs = BlobStore(config.data / "blobs", config.quotas)
         uploads = Uploads(blobs, threads)
         stack.push_async_callback(uploads.close)
         downloads = Downloads(blobs, threads)
@@ -129,12 +133,6 @@ async def _serve(
         )
         stack.push_async_callback(scheduler.close)
 
-        context = zmq.asyncio.Context()
-        stack.callback(context.term)
-        authenticator = start_authenticator(context, identity.keys, identity.pairing)
-        stack.callback(authenticator.stop)
-        socket, port = open_socket(context, identity.server, config.bind, config.port)
-        stack.callback(socket.close)
         front = Front(
             socket=socket,
             sessions=sessions,
@@ -144,7 +142,6 @@ async def _serve(
             uploads=uploads,
             downloads=downloads,
             scheduler=scheduler,
-            engines=executor.engines,
         )
         scheduler.start()
         serving = asyncio.create_task(front.serve())

@@ -136,7 +136,8 @@ class Uploads:
         """
         cost_bytes = len(payload)
         if not 0 < cost_bytes <= session.limits.max_chunk_bytes:
-            msg = f"expected chunks of 1 to {session.limits.max_chunk_bytes} bytes, found {cost_bytes}"
+            limit_bytes = session.limits.max_chunk_bytes
+            msg = f"expected chunks of 1 to {limit_bytes} bytes, found {cost_bytes}"
             raise ProtocolError("chunk_size", msg)
         if cost_bytes > session.upload_credit_bytes:
             msg = f"expected at most {session.upload_credit_bytes} bytes more, found {cost_bytes}"
@@ -226,11 +227,11 @@ class Uploads:
                     self._finish(upload)
         except Ex4dError as error:
             self._fail(upload, error)
-        except OSError as error:
+        except OSError:
             # A disk that fails is nothing a client can mend; the log has the details.
             log_id = uuid.uuid4().hex
-            _log.error("internal_error", id=log_id, exc_info=error)
-            msg = f"expected to store blob {upload.key[1][:12]}, found a fault; its log id is {log_id}"
+            _log.exception("internal_error", id=log_id)
+            msg = f"The server met a fault in storing a blob; its log has it under {log_id}."
             self._fail(upload, InputError("internal_error", msg))
         finally:
             upload.is_writing = False

@@ -1,6 +1,8 @@
 """The encrypted socket: how it is opened, and how messages leave through it."""
 
+import asyncio
 from enum import Enum
+from typing import cast
 
 import zmq
 import zmq.asyncio
@@ -42,7 +44,8 @@ class Outlet:
             frames.append(payload)
         try:
             # Told not to wait, the socket answers at once: the future is done already.
-            self._socket.send_multipart(frames, flags=zmq.NOBLOCK).result()
+            sent = self._socket.send_multipart(frames, zmq.NOBLOCK)  # pyright: ignore[reportUnknownMemberType]
+            cast("asyncio.Future[None]", sent).result()
         except zmq.Again:
             return Delivery.FULL
         except zmq.ZMQError as error:

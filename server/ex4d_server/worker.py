@@ -77,12 +77,12 @@ def run_pipeline(request: JobRequest, inputs: Path, output: Path, task: Task) ->
         case ReconstructJob():
             pipeline.reconstruct(request, inputs, output, task)
         case RenderJob():
-            pipeline.render(request, inputs, output, task)
+            pipeline.render(request, inputs, output, task)  # pyright: ignore[reportUnknownMemberType] - it returns arrays
         case GenerateJob():
             pipeline.generate(request, inputs, output, task)
 
 
-def work(connection: Connection, device: str, run_job: RunJob) -> None:
+def serve_pipe(connection: Connection, device: str, run_job: RunJob) -> None:
     """Main function of the process.
 
     Args:

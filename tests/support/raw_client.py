@@ -83,6 +83,7 @@ class RawClient:
         self.monitor = self.socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_FAILED_AUTH)
         self.socket.connect(f"tcp://{server.host}:{port or server.port}")
         self.credit_bytes = 0
+        self.last_payload = b""
         #: What came while waiting for something else.
         self.unread: list[tuple[ServerMessage, bytes]] = []
 
@@ -97,10 +98,15 @@ class RawClient:
     ) -> None:
         self.close()
 
+    def close_socket(self) -> None:
+        """Be gone; harmless when it is."""
+        if not self.socket.closed:
+            self.socket.disable_monitor()
+            self.monitor.close(linger=0)
+            self.socket.close(linger=0)
+
     def close(self) -> None:
-        self.socket.disable_monitor()
-        self.monitor.close(linger=0)
-        self.socket.close(linger=0)
+        self.close_socket()
         self._context.term()
 
     def send(self, message: ClientMessage, payload: bytes | None = None) -> None:
@@ -116,7 +122,8 @@ class RawClient:
         message = codec.decode_server(header)
         if isinstance(message, BlobCredit):
             self.credit_bytes += message.grant_bytes
-        return message, payload[0] if payload else b""
+        self.last_payload = payload[0] if payload else b""
+        return message, self.last_payload
 
     def wait_for(
         self,

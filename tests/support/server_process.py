@@ -76,8 +76,10 @@ class ServerProcess:
         announcement.unlink(missing_ok=True)
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
-                [*_PROGRAM, "serve", "--data", str(self.data), "--port", str(self.port)]
-                + list(self._arguments),
+                [
+                    *(*_PROGRAM, "serve", "--data", str(self.data), "--port", str(self.port)),
+                    *self._arguments,
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -18,9 +18,8 @@ from ex4d.errors import CancelledError, InputError
 from ex4d.protocol.documents import FrameRate, TakeDocument, UsedPart
 from ex4d.protocol.messages import EngineInfo, GenerateJob, ReconstructJob, RenderJob
 from ex4d.task import Progress
-
-from ..config import FakeOptions
-from . import Work, WorkerLostError
+from ex4d_server.config import FakeOptions
+from ex4d_server.executors import Work, WorkerLostError
 
 _LICENCE = "Apache-2.0"
 

@@ -12,8 +12,8 @@ import structlog
 from ex4d.errors import CancelledError, InputError
 from ex4d.protocol.messages import EngineInfo
 from ex4d.task import Progress
-
-from ..worker import (
+from ex4d_server.executors import Work, WorkerLostError
+from ex4d_server.worker import (
     CancelWork,
     FromWorker,
     RunJob,
@@ -24,9 +24,8 @@ from ..worker import (
     WorkFailed,
     WorkProgress,
     run_pipeline,
-    work as worker_main,
+    serve_pipe,
 )
-from . import Work, WorkerLostError
 
 _log = structlog.get_logger(__name__)
 
@@ -107,7 +106,7 @@ class _Worker:
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
         self._process = context.Process(
-            target=worker_main, args=(theirs, device, run_job), name="ex4d-worker", daemon=True
+            target=serve_pipe, args=(theirs, device, run_job), name="ex4d-worker", daemon=True
         )
         self._process.start()
         # Only the worker shall hold its end, so that each side notices when the other dies.
