@@ -1,8 +1,9 @@
 """Messages to bytes and back, with limits that hold before anything is allocated."""
 
+from collections.abc import Callable
 from typing import Any
 
-import msgpack
+import msgpack  # pyright: ignore[reportMissingTypeStubs]
 import msgspec
 
 from ..errors import ProtocolError
@@ -16,10 +17,14 @@ from .messages import (
 #: First frame of every message: the protocol's name and its major version.
 MAGIC = b"EX4D\x01"
 
+# msgpack has no types of its own.
+_pack: Callable[[Any], bytes] = msgpack.packb  # pyright: ignore
+_unpack: Callable[..., Any] = msgpack.unpackb  # pyright: ignore
+
 
 def encode(message: ClientMessage | ServerMessage) -> bytes:
     """Pack a message as MessagePack."""
-    return msgpack.packb(msgspec.to_builtins(message))  # pyright: ignore[reportReturnType]
+    return _pack(msgspec.to_builtins(message))
 
 
 def decode_client(header: bytes) -> ClientMessage:
@@ -45,7 +50,7 @@ def _decode(header: bytes, kind: Any) -> Any:
         msg = f"expected a message of at most {MAX_HEADER_BYTES} bytes, found {len(header)}"
         raise ProtocolError("message_invalid", msg)
     try:
-        plain = msgpack.unpackb(
+        plain = _unpack(
             header,
             raw=False,
             strict_map_key=True,
