@@ -5,9 +5,9 @@ everything else and two cap triangles join the four corners, so that the mesh en
 and any ray ends on it. Faces that span a jump in depth become long and thin: their vertices are
 *occluded*, which marks what the source never saw (EX-4D, arXiv 2506.05554, section 3).
 
-The vertex of the pixel in column i, row j lies at depth * ((i + 0.5 - cx) / fx, (j + 0.5 - cy) / fy,
-1): pixel centres are at +0.5. The reference lifts integer coordinates instead; source intrinsics
-with cx + 0.5 and cy + 0.5 reproduce it.
+The vertex of the pixel in column i, row j lies at ((i + 0.5 - cx) / fx, (j + 0.5 - cy) / fy, 1)
+times its depth: pixel centres are at +0.5. The reference lifts integer coordinates instead; source
+intrinsics with cx + 0.5 and cy + 0.5 reproduce it.
 """
 
 import math
@@ -52,7 +52,7 @@ class DWMesh:
     rules: MeshRules
 
     def rays(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """x per column (width,) and y per row (height,) at depth 1, float32."""
+        """Per column x (width,), per row y (height,) of the ray at depth 1, float32."""
         camera = self.intrinsics
         columns = (np.arange(camera.width_px) + 0.5 - camera.cx_px) / camera.fx_px
         rows = (np.arange(camera.height_px) + 0.5 - camera.cy_px) / camera.fy_px
@@ -78,11 +78,13 @@ class DWMesh:
         top_left, top_right = index[:-1, :-1].ravel(), index[:-1, 1:].ravel()
         bottom_left, bottom_right = index[1:, :-1].ravel(), index[1:, 1:].ravel()
         caps = np.array(cap_faces(height_px, width_px), np.int32)
-        return np.concatenate([
-            np.column_stack([bottom_left, top_left, top_right]),
-            np.column_stack([bottom_left, top_right, bottom_right]),
-            caps,
-        ])
+        return np.concatenate(
+            [
+                np.column_stack([bottom_left, top_left, top_right]),
+                np.column_stack([bottom_left, top_right, bottom_right]),
+                caps,
+            ]
+        )
 
 
 def cap_faces(height_px: int, width_px: int) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
@@ -157,7 +159,7 @@ def _judge_back(
 
 
 @njit(inline="always")
-def _is_stretched(ax, ay, az, bx, by, bz, cx, cy, cz, max_cos_squared):  # noqa: ANN001, ANN202, PLR0913
+def _is_stretched(ax, ay, az, bx, by, bz, cx, cy, cz, max_cos_squared):  # noqa: PLR0913
     """Whether the smallest angle of triangle abc is under the limit, by squared cosines."""
     abx, aby, abz = bx - ax, by - ay, bz - az
     acx, acy, acz = cx - ax, cy - ay, cz - az
@@ -176,7 +178,7 @@ def _is_stretched(ax, ay, az, bx, by, bz, cx, cy, cz, max_cos_squared):  # noqa:
 
 
 @njit(nogil=True, fastmath=True, cache=True)
-def _find_stretched(depth, columns, rows, max_cos_squared, stretched):  # noqa: ANN001, ANN202
+def _find_stretched(depth, columns, rows, max_cos_squared, stretched):
     """Per quad: bit 0 for its upper-left triangle, bit 1 for its lower-right one."""
     for j in range(stretched.shape[0]):
         top, bottom = rows[j], rows[j + 1]
@@ -195,7 +197,7 @@ def _find_stretched(depth, columns, rows, max_cos_squared, stretched):  # noqa: 
 
 
 @njit(nogil=True, cache=True)
-def _paint(rgb, stretched, rgba):  # noqa: ANN001, ANN202
+def _paint(rgb, stretched, rgba):
     """Colour every vertex, or leave it at 0 where one of its six faces is stretched."""
     height_px, width_px = rgba.shape[:2]
     for j in range(height_px):
@@ -231,16 +233,18 @@ def write_ply(path: Path, mesh: DWMesh) -> None:
     faces = np.empty(len(triangles), np.dtype([("count", "u1"), ("index", "<i4", 3)]))
     faces["count"] = 3
     faces["index"] = triangles
-    header = "\n".join([
-        "ply",
-        "format binary_little_endian 1.0",
-        f"element vertex {len(vertices)}",
-        *(f"property float {axis}" for axis in "xyz"),
-        *(f"property uchar {channel}" for channel in ("red", "green", "blue", "alpha")),
-        f"element face {len(faces)}",
-        "property list uchar int vertex_indices",
-        "end_header\n",
-    ])
+    header = "\n".join(
+        [
+            "ply",
+            "format binary_little_endian 1.0",
+            f"element vertex {len(vertices)}",
+            *(f"property float {axis}" for axis in "xyz"),
+            *(f"property uchar {channel}" for channel in ("red", "green", "blue", "alpha")),
+            f"element face {len(faces)}",
+            "property list uchar int vertex_indices",
+            "end_header\n",
+        ]
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
         file.write(header.encode("ascii"))

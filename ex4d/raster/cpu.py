@@ -12,7 +12,8 @@ The mesh is never made explicit: the triangles of quad (j, i) follow from the gr
 Coverage is decided in integers, by the top-left rule, so that neighbouring triangles neither
 overlap nor leave gaps; bands are independent and drawn in triangle order, so that the result is the
 same for any number of threads. Triangles through the near plane use homogeneous edge functions in
-float64 instead (Olano and Greer, "Triangle Scan Conversion using 2D Homogeneous Coordinates", 1997).
+float64 instead (Olano and Greer, "Triangle Scan Conversion using 2D Homogeneous Coordinates",
+1997).
 
 The kernels release the interpreter's lock and run on a pool of threads.
 """
@@ -21,7 +22,6 @@ import math
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-
 
 import numpy as np
 from numba import njit
@@ -126,9 +126,7 @@ class CpuRasteriser:
         crossing = _crossing_triangles(flags, inverse_w)
         caps = np.array(cap_faces(*size), np.int64)
         crossing_caps = [
-            2 * mesh.depth.size + k
-            for k in range(2)
-            if (inverse_w.reshape(-1)[caps[k]] <= 0).any()
+            2 * mesh.depth.size + k for k in range(2) if (inverse_w.reshape(-1)[caps[k]] <= 0).any()
         ]
         crossing = np.concatenate([crossing, np.array(crossing_caps, np.int64)])
         edges = np.empty((len(crossing), 3, 3))
@@ -153,10 +151,12 @@ class CpuRasteriser:
             return
         shares = self._threads * 2
         ends = [row_count * share // shares for share in range(shares + 1)]
-        self._wait([
-            self._pool.submit(kernel, *arguments, ends[share], ends[share + 1])
-            for share in range(shares)
-        ])
+        self._wait(
+            [
+                self._pool.submit(kernel, *arguments, ends[share], ends[share + 1])
+                for share in range(shares)
+            ]
+        )
 
     def _over_bands(self, row_count: int, kernel: Callable[..., None], *arguments: object) -> None:
         """Run `kernel(*arguments, first, step)` so that every band is drawn by one thread."""
@@ -165,9 +165,9 @@ class CpuRasteriser:
             return
         # More shares than threads, since bands differ in how much they show.
         shares = min(self._threads * 4, -(-row_count // _BAND_ROWS))
-        self._wait([
-            self._pool.submit(kernel, *arguments, share, shares) for share in range(shares)
-        ])
+        self._wait(
+            [self._pool.submit(kernel, *arguments, share, shares) for share in range(shares)]
+        )
 
     @staticmethod
     def _wait(futures: list) -> None:  # pyright: ignore[reportMissingTypeArgument, reportUnknownParameterType]
@@ -183,7 +183,7 @@ def _pixel_from_world(
 
 
 # The kernels are compiled: their arguments are typed by what the class above passes.
-# ruff: noqa: ANN001, ANN202, PLR0913, PLR0915, C901
+# ruff: noqa: PLR0913
 
 
 @njit(inline="always")
@@ -291,8 +291,8 @@ def _bound_chunks(y, hits, bounds, flags, first, end):
             for i in range(chunk * _CHUNK_QUADS, min(quads, (chunk + 1) * _CHUNK_QUADS)):
                 bits |= _i32(hits[j, i])
                 on = (hits[j, i] & 3) != 0
-                above = min(min(y[j, i], y[j, i + 1]), min(y[j + 1, i], y[j + 1, i + 1]))
-                below = max(max(y[j, i], y[j, i + 1]), max(y[j + 1, i], y[j + 1, i + 1]))
+                above = min(y[j, i], y[j, i + 1], y[j + 1, i], y[j + 1, i + 1])
+                below = max(y[j, i], y[j, i + 1], y[j + 1, i], y[j + 1, i + 1])
                 low = min(low, above if on else highest)
                 high = max(high, below if on else lowest)
             bounds[j, chunk, 0], bounds[j, chunk, 1] = low, high
@@ -375,10 +375,10 @@ def _set_up_crossing(
         if determinant == 0 or not math.isfinite(determinant):
             continue
         edges[n] /= determinant
-        boxes[n, 0] = max(0, int(math.floor(max(left, -1.0))))
-        boxes[n, 1] = min(width_px - 1, int(math.ceil(min(right, width_px + 1.0))))
-        boxes[n, 2] = max(0, int(math.floor(max(top, -1.0))))
-        boxes[n, 3] = min(height_px - 1, int(math.ceil(min(bottom, height_px + 1.0))))
+        boxes[n, 0] = max(0, math.floor(max(left, -1.0)))
+        boxes[n, 1] = min(width_px - 1, math.ceil(min(right, width_px + 1.0)))
+        boxes[n, 2] = max(0, math.floor(max(top, -1.0)))
+        boxes[n, 3] = min(height_px - 1, math.ceil(min(bottom, height_px + 1.0)))
 
 
 @njit(inline="always")
@@ -498,7 +498,7 @@ def _draw_band(
     x, y, inverse_w, hits, bounds, flags, caps, crossing, edges, boxes, nearness, ids, first, step
 ):  # fmt: skip
     """Draw every `step`-th band of rows, from band `first` on."""
-    height, width = nearness.shape
+    height = nearness.shape[0]
     grid_height, grid_width = x.shape
     bands = (height + _BAND_ROWS - 1) // _BAND_ROWS
     for band in range(first, bands, step):

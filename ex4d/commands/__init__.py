@@ -1,0 +1,1 @@
+"""The commands of `ex4d`, one module each: `add_parser` declares, `run` does."""

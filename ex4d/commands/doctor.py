@@ -1,0 +1,125 @@
+"""`ex4d doctor`: what this machine can run, what is missing, and the command that adds it."""
+
+import argparse
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+#: A take of 49 frames with its condition needs about 0.1 GB; leave room for several.
+_ENOUGH_DISK_GB = 5.0
+
+
+class Finding(NamedTuple):
+    """One line of the report."""
+
+    state: Literal["ok", "missing", "note"]
+    what: str
+    detail: str
+    #: The command or the step that mends it; empty where nothing is needed.
+    remedy: str = ""
+
+
+def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add `doctor`."""
+    parser = subparsers.add_parser(
+        "doctor", help="what this machine can run, and what is missing", description=__doc__
+    )
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the findings; the status is 1 if something that every user needs is missing."""
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    styles = {"ok": "green", "missing": "red", "note": "yellow"}
+    findings = list(examine())
+    for finding in findings:
+        state = Text(f"{finding.state:>8}", style=styles[finding.state])
+        console.print(state, Text(f"{finding.what}: {finding.detail}"))
+        if finding.remedy:
+            console.print(Text(f"{'':>8} -> {finding.remedy}"))
+    return int(any(finding.state == "missing" for finding in findings))
+
+
+def examine() -> Iterator[Finding]:
+    """Look at this machine, part by part."""
+    python = ".".join(map(str, sys.version_info[:3]))
+    yield Finding("ok", "Python", python)
+    yield _cores()
+    for package in ("numpy", "numba", "av", "opencv-python-headless", "openexr"):
+        yield _package(package, f"pip install {package}")
+    yield _encryption()
+    yield _disk(Path.cwd())
+    yield from _graphics_card()
+    yield _blender()
+
+
+def _package(name: str, remedy: str) -> Finding:
+    try:
+        return Finding("ok", name, version(name))
+    except PackageNotFoundError:
+        return Finding("missing", name, "not installed", remedy)
+
+
+def _cores() -> Finding:
+    return Finding("ok", "processor", f"{os.cpu_count()} cores, used by the cpu rasteriser")
+
+
+def _encryption() -> Finding:
+    try:
+        import zmq
+    except ImportError:
+        return Finding("missing", "pyzmq", "not installed", "pip install pyzmq")
+    if not zmq.has("curve"):
+        remedy = "pip install --force-reinstall pyzmq (its own wheels have it)"
+        return Finding("missing", "CURVE", "this libzmq has no encryption", remedy)
+    return Finding("ok", "pyzmq", f"{zmq.__version__} with CURVE, libzmq {zmq.zmq_version()}")
+
+
+def _disk(folder: Path) -> Finding:
+    free_gb = shutil.disk_usage(folder).free / 1e9
+    if free_gb < _ENOUGH_DISK_GB:
+        remedy = f"free some space: {_ENOUGH_DISK_GB:.0f} GB hold several takes"
+        return Finding("note", "disk", f"{free_gb:.1f} GB free here", remedy)
+    return Finding("ok", "disk", f"{free_gb:.0f} GB free here")
+
+
+def _graphics_card() -> Iterator[Finding]:
+    if find_spec("torch") is None:
+        yield Finding(
+            "note",
+            "torch",
+            "not installed: the preview engine works, the ex4d engine does not",
+            "pip install 'ex4d[cuda,diffusion]'",
+        )
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        detail = f"{torch.__version__}, no CUDA device: the preview engine works"
+        yield Finding("note", "CUDA", detail, "run the server on a machine with an NVIDIA card")
+        return
+    card = torch.cuda.get_device_properties(0)
+    yield Finding("ok", "CUDA", f"{card.name}, {card.total_memory / 1e9:.0f} GB")
+    if find_spec("nvdiffrast") is None:
+        yield Finding(
+            "note",
+            "nvdiffrast",
+            "not installed: the cpu rasteriser is used (nvdiffrast is for non-commercial use)",
+            "build it from its public source with the CUDA toolkit",
+        )
+
+
+def _blender() -> Finding:
+    path = shutil.which("blender")
+    if path is None:
+        remedy = "install Blender 4.2 or newer on the artist's machine, then the extension's zip"
+        return Finding("note", "Blender", "not on the PATH (not needed on a server)", remedy)
+    return Finding("ok", "Blender", path)

@@ -1,0 +1,117 @@
+"""`ex4d recon`: a clip with depth to colour and mask along a camera move, as the reference does it.
+
+The reference's rules hold here, so that its users can switch and compare: integer pixel
+coordinates, a focal length of 500 px unless told otherwise, the border at depth 100. Blender, the
+server and `ex4d render` use true pixel centres and hide the border.
+"""
+
+import argparse
+from pathlib import Path
+
+#: What the reference adds to the nearest depth of frame 0 to get the orbit's radius.
+_RADIUS_MARGIN = 0.15
+
+
+def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add `recon`."""
+    parser = subparsers.add_parser(
+        "recon",
+        help="clip and depth to colour and mask along a camera move",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--input_video", type=Path, required=True, help="the clip")
+    parser.add_argument(
+        "--depth",
+        type=Path,
+        required=True,
+        help="depth of the clip: .npz, .npy, or an image of an EXR or 16-bit PNG sequence",
+    )
+    parser.add_argument(
+        "--depth_kind",
+        choices=("auto", "depth", "metric", "disparity", "reference"),
+        default="auto",
+        help="what the depth file holds (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--cam",
+        default="180",
+        help="30, 60, 90, 180, zoom_in, zoom_out, or a move of ours (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--radius", type=float, help="orbit radius; nearest depth of frame 0 + 0.15 where absent"
+    )
+    parser.add_argument("--output_dir", type=Path, required=True, help="where the results go")
+    parser.add_argument("--num_frames", type=int, default=49, help="default: %(default)s")
+    parser.add_argument("--first_frame", type=int, default=0, help="default: %(default)s")
+    parser.add_argument(
+        "--focal_px", type=float, default=500.0, help="of the clip (default: %(default)s)"
+    )
+    # The reference takes 0 or 1 after these; its README shows them bare.
+    parser.add_argument("--save_mesh", type=int, nargs="?", const=1, default=0)
+    parser.add_argument("--save_camera", type=int, nargs="?", const=1, default=1)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Write `color_<cam>.mp4`, `mask_<cam>.mp4`, `camera_<cam>.npz`, `DW-Mesh.ply` and `scene/`."""
+    import numpy as np
+
+    from ex4d.camera import Intrinsics, move, reference_extrinsics
+    from ex4d.clip import FrameSelection, read_clip, write_video
+    from ex4d.condition import render_condition
+    from ex4d.depth.files import read_depth
+    from ex4d.dwmesh import REFERENCE_RULES, build_dwmesh, write_ply
+    from ex4d.raster import create_rasteriser
+    from ex4d.scene import write_scene
+
+    from .progress import progress_bars
+
+    name: str = arguments.cam
+    folder: Path = arguments.output_dir
+    selection = FrameSelection(arguments.first_frame, arguments.num_frames)
+    with progress_bars() as task:
+        clip = read_clip(
+            arguments.input_video,
+            selection=selection,
+            task=task,
+        )
+        frame_count, height_px, width_px, _ = clip.frames.shape
+        depth = read_depth(
+            arguments.depth,
+            kind=arguments.depth_kind,
+            frame_count=frame_count,
+            width_px=width_px,
+            height_px=height_px,
+            selection=selection,
+            task=task,
+        )
+        camera = Intrinsics.from_focal(width_px, height_px, arguments.focal_px)
+        scene = write_scene(
+            folder / "scene",
+            clip,
+            depth,
+            # Half a pixel on the source alone: the reference lifts integer coordinates.
+            camera.shifted(0.5, 0.5),
+            REFERENCE_RULES,
+            name=arguments.input_video.stem,
+            task=task,
+        )
+        radius = arguments.radius
+        if radius is None:
+            radius = scene.document.nearest_depth_first_frame + _RADIUS_MARGIN
+        trajectory = move(name, frame_count=frame_count, radius=radius, intrinsics=camera)
+        condition = render_condition(scene, trajectory, create_rasteriser(), task=task)
+        write_video(folder / f"color_{name}.mp4", condition.color, clip.frame_rate, task=task)
+        masks = np.repeat(condition.mask[..., None], 3, axis=-1).astype(np.uint8) * 255
+        write_video(folder / f"mask_{name}.mp4", masks, clip.frame_rate, task=task)
+    if arguments.save_camera:
+        np.savez_compressed(
+            folder / f"camera_{name}.npz",
+            extrinsics=reference_extrinsics(trajectory),
+            intrinsics=camera.matrix().astype(np.float32),
+        )
+    if arguments.save_mesh:
+        mesh = build_dwmesh(scene.depth(0), scene.frame(0), scene.intrinsics, REFERENCE_RULES)
+        write_ply(folder / "DW-Mesh.ply", mesh)
+    return 0

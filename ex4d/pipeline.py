@@ -1,0 +1,138 @@
+"""The three jobs, from a request and its files to a folder of results.
+
+The command line and the server's worker call exactly these. `inputs` holds the files of the request
+under their relative paths; `output` appears when the result is whole.
+"""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+
+from . import __version__
+from .camera import Intrinsics, Trajectory
+from .clip import FrameSelection, read_clip
+from .condition import Condition, render_condition
+from .depth.files import read_depth
+from .diffusion import Engine, create_engine
+from .dwmesh import default_rules
+from .folders import whole_folder
+from .images import write_depth_exr, write_png
+from .protocol.documents import TakeDocument, UsedPart
+from .protocol.messages import GenerateJob, ReconstructJob, RenderJob
+from .raster import Rasteriser, create_rasteriser
+from .scene import Scene, write_scene
+from .take import Take, frame_name, write_take
+from .task import Task
+
+
+def reconstruct(job: ReconstructJob, inputs: Path, output: Path, task: Task) -> Scene:
+    """Make a scene from a clip and its depth.
+
+    Args:
+        job: What to do; its paths are relative to `inputs`.
+        inputs: Folder of the clip and the depth.
+        output: Where the scene shall be.
+        task: Progress and cancellation.
+
+    Raises:
+        Ex4dError: If the clip or the depth cannot be used.
+    """
+    selection = FrameSelection(job.first_frame, job.frame_count, job.stride)
+    clip = read_clip(
+        inputs / job.clip,
+        selection=selection,
+        task=task,
+    )
+    frame_count, height_px, width_px, _ = clip.frames.shape
+    depth = read_depth(
+        inputs / job.depth,
+        kind=job.depth_kind,
+        frame_count=frame_count,
+        width_px=width_px,
+        height_px=height_px,
+        selection=selection,
+        task=task,
+    )
+    if job.focal_px is None:
+        intrinsics = Intrinsics.from_field_of_view(width_px, height_px)
+    else:
+        intrinsics = Intrinsics.from_focal(width_px, height_px, job.focal_px)
+    rules = default_rules(float(depth.values.max()))
+    return write_scene(output, clip, depth, intrinsics, rules, name=job.name, task=task)
+
+
+def render(job: RenderJob, inputs: Path, output: Path, task: Task) -> Condition:
+    """Render colour, mask and depth of a scene along a trajectory.
+
+    `output` gets `color/0001.png`, `mask/0001.png` (8 bit) and `depth/0001.exr` (float32 z-depth,
+    0 where nothing is hit), one each per output frame.
+
+    Args:
+        job: What to render.
+        inputs: Folder of the scene.
+        output: Where the results shall be.
+        task: Progress and cancellation.
+    """
+    scene = Scene(inputs)
+    condition = render_condition(
+        scene, Trajectory.from_document(job.trajectory), create_rasteriser(), task=task
+    )
+    with whole_folder(output) as temporary:
+        for name in ("color", "mask", "depth"):
+            (temporary / name).mkdir()
+        for index in range(len(condition)):
+            frame = condition.frame(index)
+            name = frame_name(index)
+            write_png(temporary / "color" / name, frame.color)
+            write_png(temporary / "mask" / name, frame.mask.astype(np.uint8) * 255)
+            # EXR readers choke on infinity; 0 is no depth that a surface can have.
+            depth = np.where(np.isfinite(frame.depth), frame.depth, np.float32(0))
+            write_depth_exr((temporary / "depth" / name).with_suffix(".exr"), depth)
+            task.step("writing", index + 1, len(condition))
+    return condition
+
+
+def generate(job: GenerateJob, inputs: Path, output: Path, task: Task) -> Take:
+    """Make a take of a scene along a trajectory.
+
+    Args:
+        job: The trajectory and what the engine is told.
+        inputs: Folder of the scene.
+        output: Where the take shall be.
+        task: Progress and cancellation.
+    """
+    scene = Scene(inputs)
+    trajectory = Trajectory.from_document(job.trajectory)
+    rasteriser = create_rasteriser()
+    engine = create_engine(job.settings, rasteriser)
+    condition = render_condition(scene, trajectory, rasteriser, task=task)
+    frames = engine.generate(scene, trajectory, condition, task=task)
+    document = TakeDocument(
+        scene_name=scene.document.name,
+        scene_sha256=hashlib.sha256((inputs / "scene.json").read_bytes()).hexdigest(),
+        frame_count=len(trajectory),
+        frame_rate=scene.document.frame_rate,
+        width_px=trajectory.width_px,
+        height_px=trajectory.height_px,
+        trajectory=job.trajectory,
+        settings=job.settings,
+        coverage=tuple(float(share) for share in condition.coverage),
+        parts=(
+            UsedPart(
+                role="depth",
+                name=scene.document.depth.source,
+                version="",
+                licence=scene.document.depth.licence,
+            ),
+            _part("rasteriser", rasteriser),
+            _part("engine", engine),
+        ),
+        app_version=__version__,
+    )
+    pairs = ((frame, condition.frame(index)) for index, frame in enumerate(frames))
+    return write_take(output, document, pairs, task=task)
+
+
+def _part(role: str, part: Rasteriser | Engine) -> UsedPart:
+    return UsedPart(role=role, name=part.name, version=part.version, licence=part.licence)
