@@ -1,52 +1,48 @@
-"""Clips: decode a video or an image sequence to frames, and encode frames to video.
-
-What comes in may be hostile: only the containers named here are opened, by their own demuxer, from
-the file itself; nothing in it can name another file or address. Limits hold before decoding.
-"""
+"""Clips: a video or an image sequence as frames, and frames as a video."""
 
 import re
-import time
-from collections.abc import Iterable, Iterator
+import uuid
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
+from av.error import FFmpegError
 from av.video.reformatter import ColorRange, Colorspace
 from numpy.typing import NDArray
 
 from .errors import InputError
-from .images import read_png
-from .protocol.documents import MAX_FRAMES, MAX_SIDE_PX
+from .images import png_size, read_png
 from .task import Task
-
-#: Demuxer for each kind of container, by its first bytes: (offset, bytes, demuxer).
-_CONTAINERS = (
-    (4, b"ftyp", "mov"),
-    (4, b"moov", "mov"),
-    (4, b"mdat", "mov"),
-    (4, b"wide", "mov"),
-    (0, b"\x1aE\xdf\xa3", "matroska"),
-    (8, b"AVI ", "avi"),
+from .video import (
+    ACCURATE,
+    DEFAULT_RATE,
+    Deadline,
+    MediaLimits,
+    Picture,
+    open_video,
+    storable_rate,
 )
-_SEQUENCE_SUFFIXES = (".png",)
-_DEFAULT_RATE = Fraction(24)
+
+__all__ = [
+    "Clip",
+    "FrameSelection",
+    "MediaLimits",
+    "read_clip",
+    "sequence_paths",
+    "write_video",
+]
+
+_SEQUENCE_SUFFIX = ".png"
 #: Near enough to lossless that the eye finds no difference, far smaller.
 _VIEWING_CRF = "12"
-
-
-@dataclass(frozen=True)
-class MediaLimits:
-    """What a clip may ask of this machine."""
-
-    side_px: int = MAX_SIDE_PX
-    frame_px: int = 4096 * 2304
-    frame_count: int = MAX_FRAMES
-    total_bytes: int = 12 << 30
-    decoding_s: float = 1800.0
+#: FFmpeg's numbers for BT.709's primaries, which are sRGB's, and for sRGB's transfer function.
+_PRIMARIES_709, _TRANSFER_SRGB = 1, 13
 
 
 @dataclass(frozen=True)
@@ -56,15 +52,36 @@ class FrameSelection:
     Attributes:
         first_frame: First frame to take, counted from 0.
         frame_count: How many to take; all to the end where absent, or as many as there are.
-        stride: Take every so-manieth frame.
+        stride: Every how many frames one is taken.
+
+    Raises:
+        InputError: `frame_selection` if a number is too small.
     """
 
     first_frame: int = 0
     frame_count: int | None = None
     stride: int = 1
 
+    def __post_init__(self) -> None:
+        count_is_wrong = self.frame_count is not None and self.frame_count < 1
+        if self.first_frame < 0 or self.stride < 1 or count_is_wrong:
+            msg = (
+                "expected a first frame of 0 or more, a count and a stride of 1 or more, found "
+                f"{self.first_frame}, {self.frame_count} and {self.stride}"
+            )
+            raise InputError("frame_selection", msg)
 
-@dataclass(frozen=True)
+    def holds(self, index: int) -> bool:
+        """Whether frame `index` of the source is taken, if there are enough."""
+        return index >= self.first_frame and (index - self.first_frame) % self.stride == 0
+
+    def count_of(self, available: int) -> int:
+        """How many frames are taken of so many."""
+        count = max(0, -(-(available - self.first_frame) // self.stride))
+        return count if self.frame_count is None else min(count, self.frame_count)
+
+
+@dataclass(frozen=True, eq=False)
 class Clip:
     """Source frames.
 
@@ -88,35 +105,160 @@ def read_clip(
     limits: MediaLimits | None = None,
     task: Task | None = None,
 ) -> Clip:
-    """Decode a range of a video, or of the numbered PNG sequence that an image belongs to.
+    """Decode a range of a video, or of the numbered PNG sequence that an image begins.
 
-    Frames are those that the file holds, in the order in which they are shown; for a variable frame
-    rate the rate is the average. Rotation flags are applied, transparency is ignored.
+    Frames are those that the file holds, in the order in which they are shown. The rate is the
+    header's; where the frames' times disagree with it, as with a variable rate, it is the average
+    of the frames read; a sequence has 24 frames per second. Rotation flags are applied,
+    transparency is dropped, colours become sRGB by the matrix and range that the file names.
 
     Args:
-        path: The video (MP4, MOV, Matroska, WebM or AVI), or one image of a sequence.
+        path: The video (MP4, MOV, Matroska, WebM or AVI), or the first image of a sequence.
         selection: Which frames to take.
         limits: What the clip may ask of this machine.
-        task: Told about every frame, stage `reading`.
+        task: Told about every frame taken, stage `reading`.
 
     Raises:
-        InputError: `clip_missing`, `clip_container`, `clip_no_video`, `clip_damaged`,
-            `clip_too_large`, `clip_empty`.
+        InputError: `clip_missing`, `clip_container`, `clip_codec`, `clip_no_video`, `clip_damaged`,
+            `clip_size`, `clip_too_large`, `clip_pixel_aspect`, `clip_rotation`, `clip_colour`,
+            `clip_hdr`, `clip_empty`, `sequence_gap` or `image_invalid`.
     """
     selection = selection or FrameSelection()
     limits = limits or MediaLimits()
     task = task or Task()
     if not path.is_file():
-        msg = f"expected a video or an image in {path}, found no such file"
+        msg = f"expected a video or an image in {path}, found no such file; check the path"
         raise InputError("clip_missing", msg)
-    if path.suffix.lower() in _SEQUENCE_SUFFIXES:
-        available, rate = _sequence_frames(path), _DEFAULT_RATE
-        return _collect(available, rate, path, selection, limits, task)
-    with _open_video(path) as (container, stream):
-        _check_frame_size(path, stream.codec_context.width, stream.codec_context.height, limits)
-        rate = stream.average_rate or stream.guessed_rate or _DEFAULT_RATE
-        frames = _decoded_frames(container, stream)
-        return _collect(frames, rate, path, selection, limits, task)
+    deadline = Deadline(path.name, limits.decoding_s)
+    if path.suffix.lower() == _SEQUENCE_SUFFIX:
+        paths = sequence_paths(path)
+        height_px, width_px = png_size(paths[0])
+        taker = _Taker(path.name, selection, limits, task, len(paths))
+        taker.check_promise(width_px, height_px)
+        frames = taker.take(_sequence_pictures(paths, deadline))
+        rate = DEFAULT_RATE
+    else:
+        with open_video(path, limits) as video:
+            taker = _Taker(path.name, selection, limits, task, video.frame_count)
+            taker.check_promise(video.width_px, video.height_px)
+            frames = taker.take(video.pictures(deadline))
+            rate = video.rate()
+    return Clip(
+        frames, storable_rate(rate / selection.stride), selection.first_frame, selection.stride
+    )
+
+
+class _Taker:
+    """Takes the selected frames of a source, within limits.
+
+    Args:
+        name: Of the source, for people.
+        selection: Which frames to take.
+        limits: How many and how large.
+        task: Told about every frame taken.
+        promised: How many frames the source says it has, 0 where it does not.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        selection: FrameSelection,
+        limits: MediaLimits,
+        task: Task,
+        promised: int,
+    ) -> None:
+        self._name = name
+        self._selection = selection
+        self._limits = limits
+        self._task = task
+        self._total = selection.count_of(promised) or selection.frame_count or 0
+
+    def check_promise(self, width_px: int, height_px: int) -> None:
+        """Refuse, before anything is decoded, what the header says is too large."""
+        self._limits.check_frame(self._name, width_px, height_px)
+        self._limits.check_total(self._name, self._total, width_px * height_px * 3)
+
+    def take(self, pictures: Iterator[Callable[[], Picture]]) -> NDArray[np.uint8]:
+        """The selected frames: (frames, height, width, 3) uint8."""
+        taken: list[Picture] = []
+        for index, convert in enumerate(pictures):
+            if not self._selection.holds(index):
+                continue
+            picture = convert()
+            self._check(picture, taken)
+            taken.append(picture)
+            self._task.step("reading", len(taken), max(self._total, len(taken)))
+            if len(taken) == self._selection.frame_count:
+                break
+        if not taken:
+            msg = (
+                f"expected frames from {self._selection.first_frame} on in {self._name}, found "
+                "none; choose an earlier first frame or another file"
+            )
+            raise InputError("clip_empty", msg)
+        frames = np.empty((len(taken), *taken[0].shape), np.uint8)
+        # From the end, each copied frame is let go: the clip is never in memory twice.
+        while taken:
+            picture = taken.pop()
+            frames[len(taken)] = picture
+        return frames
+
+    def _check(self, picture: Picture, taken: list[Picture]) -> None:
+        height_px, width_px, _ = picture.shape
+        self._limits.check_frame(self._name, width_px, height_px)
+        self._limits.check_total(self._name, len(taken) + 1, picture.nbytes)
+        if taken and picture.shape != taken[0].shape:
+            msg = (
+                f"expected frames of one size in {self._name}, found {width_px} x {height_px} "
+                f"after {taken[0].shape[1]} x {taken[0].shape[0]}; convert the clip"
+            )
+            raise InputError("clip_size", msg)
+
+
+def sequence_paths(path: Path) -> list[Path]:
+    """The files that continue the numbering of `path`, from it on, in order.
+
+    `shot.0099.png` is followed by `shot.0100.png`, `shot9.png` by `shot10.png`.
+
+    Args:
+        path: The first image; one without a number at its end is a sequence of its own.
+
+    Raises:
+        InputError: `sequence_gap` if a number is missing.
+    """
+    match = re.fullmatch(r"(.*?)([0-9]+)", path.stem, re.DOTALL)
+    if match is None:
+        return [path]
+    prefix, first = match[1], int(match[2])
+    digits = len(match[2])
+    numbered: dict[int, Path] = {}
+    for other in path.parent.iterdir():
+        number = re.fullmatch(r"[0-9]+", other.stem.removeprefix(prefix))
+        if number is None or other.suffix != path.suffix or int(number[0]) < first:
+            continue
+        # Neither `shot.1.png` nor another prefix belongs to `shot.0001.png`.
+        if other.stem == f"{prefix}{int(number[0]):0{digits}d}":
+            numbered[int(number[0])] = other
+    numbers = sorted(numbered)
+    for expected, number in enumerate(numbers, start=first):
+        if number != expected:
+            msg = (
+                f"expected number {expected} in the sequence of {path.name}, found {number} next; "
+                "add the missing image or renumber the files"
+            )
+            raise InputError("sequence_gap", msg)
+    return [numbered[number] for number in numbers]
+
+
+def _sequence_pictures(paths: list[Path], deadline: Deadline) -> Iterator[Callable[[], Picture]]:
+    for path in paths:
+        deadline.check()
+        yield partial(_read_colour, path)
+
+
+def _read_colour(path: Path) -> Picture:
+    image = read_png(path)
+    return np.repeat(image[..., None], 3, axis=2) if image.ndim == 2 else image
 
 
 def write_video(
@@ -127,7 +269,7 @@ def write_video(
     lossless: bool = False,
     task: Task | None = None,
 ) -> None:
-    """Encode frames; the file appears when it is whole.
+    """Encode frames; the file appears when it is whole. The same frames make the same bytes.
 
     Args:
         path: `.mp4` for H.264 in 4:2:0, BT.709, for viewing: an odd last column or row is repeated
@@ -138,19 +280,30 @@ def write_video(
         task: Told about every frame, stage `encoding`.
 
     Raises:
-        InputError: `video_suffix` if suffix and `lossless` do not fit; `clip_empty`.
+        InputError: `video_suffix` if suffix and `lossless` do not fit, `video_size` if frames
+            differ in size, `video_write` if the file cannot be written, `clip_empty`.
     """
     suffix = ".mkv" if lossless else ".mp4"
     if path.suffix.lower() != suffix:
-        msg = f"expected a file name that ends in {suffix}, found {path.name}"
+        msg = f"expected a file name that ends in {suffix}, found {path.name}; rename it"
         raise InputError("video_suffix", msg)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part{suffix}")
+    temporary = path.with_name(f".{path.stem}-{uuid.uuid4().hex}{suffix}")
+    with _write_failures_named(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            _encode(temporary, frames, frame_rate, lossless=lossless, task=task or Task())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _write_failures_named(path: Path) -> Iterator[None]:
     try:
-        _encode(temporary, frames, frame_rate, lossless=lossless, task=task or Task())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        yield
+    except (FFmpegError, OSError) as error:
+        msg = f"expected to write {path}, found: {error.strerror}; free some space or permit it"
+        raise InputError("video_write", msg) from error
 
 
 def _encode(
@@ -161,26 +314,25 @@ def _encode(
     lossless: bool,
     task: Task,
 ) -> None:
-    count = 0
     total = len(frames) if hasattr(frames, "__len__") else 0  # pyright: ignore[reportArgumentType]
-    with av.open(str(path), "w") as container:
+    # Matroska would otherwise invent an identity at each writing.
+    options = {"fflags": "+bitexact"} if lossless else {"movflags": "+faststart"}
+    with av.open(str(path), "w", options=options) as container:
         stream: Any = None
-        for image in frames:
+        for index, image in enumerate(frames):
             picture = image if lossless else _even(image)
             if stream is None:
                 stream = _add_stream(container, picture, frame_rate, lossless=lossless)
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
-            if not lossless:
-                frame = frame.reformat(
-                    format="yuv420p",
-                    dst_colorspace=Colorspace.ITU709,
-                    dst_color_range=ColorRange.MPEG,
+            if picture.shape != (stream.height, stream.width, 3):
+                msg = (
+                    f"expected frames of {stream.width} x {stream.height} for {path.suffix}, found "
+                    f"{picture.shape} in frame {index}; make them all of one size"
                 )
-            container.mux(stream.encode(frame))
-            count += 1
-            task.step("encoding", count, max(count, total))
+                raise InputError("video_size", msg)
+            container.mux(stream.encode(_video_frame(picture, lossless=lossless)))
+            task.step("encoding", index + 1, max(index + 1, total))
         if stream is None:
-            raise InputError("clip_empty", f"expected frames to write to {path.name}, found none")
+            raise InputError("clip_empty", "expected frames to encode, found none; render some")
         container.mux(stream.encode(None))
 
 
@@ -197,179 +349,23 @@ def _add_stream(
     context = stream.codec_context
     context.colorspace = Colorspace.ITU709
     context.color_range = ColorRange.MPEG
-    # sRGB's primaries are those of BT.709 (1); its transfer function is IEC 61966-2-1 (13).
-    context.color_primaries = 1
-    context.color_trc = 13
+    context.color_primaries = _PRIMARIES_709
+    context.color_trc = _TRANSFER_SRGB
     return stream
+
+
+def _video_frame(picture: NDArray[np.uint8], *, lossless: bool) -> av.VideoFrame:
+    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+    if lossless:
+        return frame.reformat(format="bgr0")
+    return frame.reformat(
+        format="yuv420p",
+        dst_colorspace=Colorspace.ITU709,
+        dst_color_range=ColorRange.MPEG,
+        interpolation=ACCURATE,
+    )
 
 
 def _even(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     height_px, width_px, _ = image.shape
     return np.pad(image, ((0, height_px % 2), (0, width_px % 2), (0, 0)), mode="edge")
-
-
-@contextmanager
-def _open_video(path: Path) -> Iterator[tuple[Any, Any]]:
-    with path.open("rb") as file:
-        head = file.read(16)
-    demuxers = [
-        name
-        for offset, mark, name in _CONTAINERS
-        if head[offset : offset + len(mark)] == mark and (name != "avi" or head.startswith(b"RIFF"))
-    ]
-    if not demuxers:
-        msg = (
-            f"expected an MP4, MOV, Matroska, WebM or AVI video or a PNG sequence, found neither "
-            f"in {path.name}; convert it to MP4"
-        )
-        raise InputError("clip_container", msg)
-    options = {"protocol_whitelist": "file"}
-    if demuxers[0] == "mov":
-        # A MOV may keep its data in other files, which are none of ours.
-        options["enable_drefs"] = "0"
-    try:
-        container = av.open(str(path), format=demuxers[0], options=options)
-    except av.FFmpegError as error:
-        msg = f"expected a video in {path.name}, found one that cannot be opened: {error.strerror}"
-        raise InputError("clip_damaged", msg) from error
-    with container:
-        if not container.streams.video:
-            msg = f"expected pictures in {path.name}, found none; choose a file with video"
-            raise InputError("clip_no_video", msg)
-        stream = container.streams.video[0]
-        stream.thread_type = "AUTO"
-        yield container, stream
-
-
-def _decoded_frames(container: Any, stream: Any) -> Iterator[NDArray[np.uint8]]:
-    for frame in container.decode(stream):
-        picture = frame.reformat(
-            format="rgb24",
-            src_colorspace=_colorspace(frame),
-            src_color_range=_range(frame),
-            dst_colorspace=Colorspace.ITU709,
-            dst_color_range=ColorRange.JPEG,
-        )
-        image = picture.to_ndarray()
-        # FFmpeg counts the angle anticlockwise, as NumPy does.
-        yield np.rot90(image, round(frame.rotation / 90)) if frame.rotation else image
-
-
-def _colorspace(frame: av.VideoFrame) -> int:
-    """What the file says, else what players assume: BT.709 for HD, BT.601 below."""
-    if frame.colorspace in (1, 4, 5, 7, 9):
-        return frame.colorspace
-    return Colorspace.ITU709 if frame.height >= 720 else Colorspace.ITU601
-
-
-def _range(frame: av.VideoFrame) -> int:
-    if frame.color_range in (ColorRange.MPEG, ColorRange.JPEG):
-        return frame.color_range
-    return ColorRange.JPEG if frame.format.name.startswith("yuvj") else ColorRange.MPEG
-
-
-def _sequence_frames(path: Path) -> Iterator[NDArray[np.uint8]]:
-    for image_path in sequence_paths(path):
-        image = read_png(image_path)
-        yield np.repeat(image[..., None], 3, axis=2) if image.ndim == 2 else image
-
-
-def sequence_paths(path: Path) -> list[Path]:
-    """The files that differ from `path` in their last number alone, from it on, in order.
-
-    Args:
-        path: Any image of a numbered sequence; one without a number is a sequence of its own.
-
-    Raises:
-        InputError: `sequence_gap` if a number is missing.
-    """
-    match = re.fullmatch(r"(.*?)(\d+)", path.stem)
-    if match is None:
-        return [path]
-    prefix = match[1]
-    numbered: dict[int, Path] = {}
-    for other in path.parent.glob(f"*{path.suffix}"):
-        rest = other.stem.removeprefix(prefix)
-        if other.stem.startswith(prefix) and rest.isdigit() and int(rest) >= int(match[2]):
-            numbered[int(rest)] = other
-    numbers = sorted(numbered)
-    for expected, number in enumerate(numbers, start=int(match[2])):
-        if number != expected:
-            msg = (
-                f"expected number {expected} in the sequence of {path.name}, found {number} next; "
-                "add the missing image or renumber the files"
-            )
-            raise InputError("sequence_gap", msg)
-    return [numbered[number] for number in numbers]
-
-
-def _collect(
-    frames: Iterator[NDArray[np.uint8]],
-    rate: Fraction,
-    path: Path,
-    selection: FrameSelection,
-    limits: MediaLimits,
-    task: Task,
-) -> Clip:
-    taken: list[NDArray[np.uint8]] = []
-    deadline_s = time.monotonic() + limits.decoding_s
-    wanted = selection.frame_count
-    try:
-        for index, image in enumerate(frames):
-            if time.monotonic() > deadline_s:
-                msg = (
-                    f"expected {path.name} to decode within {limits.decoding_s:.0f} s, found it "
-                    "slower; shorten the clip or convert it"
-                )
-                raise InputError("clip_too_large", msg)
-            if index < selection.first_frame or (index - selection.first_frame) % selection.stride:
-                continue
-            _check_next(path, image, taken, limits)
-            taken.append(image)
-            task.step("reading", len(taken), wanted or max(len(taken), 1))
-            if len(taken) == wanted:
-                break
-    except av.FFmpegError as error:
-        msg = (
-            f"expected a whole video in {path.name}, found it damaged after {len(taken)} frames: "
-            f"{error.strerror}; take fewer frames or export it again"
-        )
-        raise InputError("clip_damaged", msg) from error
-    if not taken:
-        msg = (
-            f"expected frames from {selection.first_frame} on in {path.name}, found none; "
-            "choose an earlier first frame or another file"
-        )
-        raise InputError("clip_empty", msg)
-    return Clip(np.stack(taken), rate / selection.stride, selection.first_frame, selection.stride)
-
-
-def _check_next(
-    path: Path, image: NDArray[np.uint8], taken: list[NDArray[np.uint8]], limits: MediaLimits
-) -> None:
-    _check_frame_size(path, image.shape[1], image.shape[0], limits)
-    if taken and image.shape != taken[0].shape:
-        msg = (
-            f"expected frames of one size in {path.name}, found {image.shape[1]} x "
-            f"{image.shape[0]} after {taken[0].shape[1]} x {taken[0].shape[0]}; convert the clip"
-        )
-        raise InputError("clip_damaged", msg)
-    count = len(taken) + 1
-    if count > limits.frame_count or count * image.nbytes > limits.total_bytes:
-        msg = (
-            f"expected at most {limits.frame_count} frames and {limits.total_bytes >> 20} MiB in "
-            f"{path.name}, found more; choose fewer frames or scale the clip down"
-        )
-        raise InputError("clip_too_large", msg)
-
-
-def _check_frame_size(path: Path, width_px: int, height_px: int, limits: MediaLimits) -> None:
-    if max(width_px, height_px) > limits.side_px or width_px * height_px > limits.frame_px:
-        msg = (
-            f"expected at most {limits.side_px} pixels a side and {limits.frame_px} in all in "
-            f"{path.name}, found {width_px} x {height_px}; scale the clip down"
-        )
-        raise InputError("clip_too_large", msg)
-    if min(width_px, height_px) < 2:
-        msg = f"expected at least 2 pixels a side in {path.name}, found {width_px} x {height_px}"
-        raise InputError("clip_damaged", msg)
