@@ -201,10 +201,10 @@ class VideoSource:
         if frame.pts is None:
             self._end_s = None
             return
-        start_s = frame.pts * frame.time_base
+        start_s = frame.pts * self._stream.time_base
         if self._decoded == 1:
             self._first_s = start_s
-        self._end_s = start_s + (frame.duration or 0) * frame.time_base
+        self._end_s = start_s + (frame.duration or 0) * self._stream.time_base
 
     def _damaged(self, reason: str) -> InputError:
         msg = (
