@@ -2,6 +2,7 @@
 
 import logging
 
+import zmq
 import zmq.asyncio
 from zmq.auth.asyncio import AsyncioAuthenticator
 
@@ -40,13 +41,13 @@ class Gatekeeper:
 
 
 def start_authenticator(
-    context: zmq.asyncio.Context, keys: KeyRing, pairing: Pairing | None
+    context: zmq.Context[zmq.Socket[bytes]], keys: KeyRing, pairing: Pairing | None
 ) -> AsyncioAuthenticator:
     """Start answering handshakes; to be called before the socket is bound."""
     log = logging.getLogger("zmq.auth")
     # It names keys at every level.
     log.setLevel(logging.CRITICAL)
-    authenticator = AsyncioAuthenticator(context, log=log)
+    authenticator = AsyncioAuthenticator(zmq.asyncio.Context(context), log=log)
     authenticator.start()
     authenticator.configure_curve_callback(ZAP_DOMAIN, Gatekeeper(keys, pairing))
     return authenticator

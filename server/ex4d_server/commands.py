@@ -210,6 +210,6 @@ def _reachable_host(bind: str) -> str:
 
 
 def _link(host: str, port: int, public_key: str, token: str) -> str:
-    from ex4d.protocol.link import Endpoint, PairingLink, format_link
+    from ex4d.protocol.link import PairingLink, format_link
 
-    return format_link(PairingLink(Endpoint(host, port, public_key), token))
+    return format_link(PairingLink(host, port, public_key, token))

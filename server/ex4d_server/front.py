@@ -4,14 +4,12 @@ Nothing is decoded before the sender's key is known, and of an unknown key nothi
 Whatever a client does, the loop goes on, and what the server holds for it stays bounded.
 """
 
-import asyncio
 import uuid
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import structlog
 import zmq
-import zmq.asyncio
 
 from ex4d import __version__
 from ex4d.errors import Ex4dError, InputError, ProtocolError
@@ -48,15 +46,13 @@ from .pairing import Pairing
 from .scheduler import Scheduler
 from .sessions import MAX_WATCHES, Conduct, Session, Sessions
 from .transfers import Downloads, Uploads
-from .wire import Outlet
+from .wire import Wire
 
 _log = structlog.get_logger(__name__)
 
 #: Biggest message that an unknown key may send: `pair` is far smaller.
 _MAX_STRANGER_BYTES = 4096
 _MAX_LISTED_JOBS = 1000
-#: After so many messages in a row the other tasks get their turn.
-_BURST = 16
 #: After these the two ends no longer agree on what was sent: the session cannot go on.
 _FATAL = frozenset({"credit_exceeded", "chunk_size", "protocol_mismatch", "key_revoked"})
 #: Enough of these, and a connection is no longer listened to.
@@ -70,7 +66,7 @@ class Front:
     """Serves the socket.
 
     Args:
-        socket: The bound ROUTER.
+        wire: The socket.
         sessions: Who is connected.
         keys: The keys that the server knows.
         pairing: How unknown keys become known; None where none can.
@@ -83,7 +79,7 @@ class Front:
     def __init__(
         self,
         *,
-        socket: zmq.asyncio.Socket,
+        wire: Wire,
         sessions: Sessions,
         keys: KeyRing,
         pairing: Pairing | None,
@@ -92,8 +88,7 @@ class Front:
         downloads: Downloads,
         scheduler: Scheduler,
     ) -> None:
-        self._socket = socket
-        self._outlet = Outlet(socket)
+        self._wire = wire
         self._sessions = sessions
         self._keys = keys
         self._pairing = pairing
@@ -114,14 +109,9 @@ class Front:
             JobListRequest: self._list,
         }
 
-    async def serve(self) -> None:
-        """Read messages until cancelled."""
-        while True:
-            for _ in range(_BURST):
-                routing_id, *frames = await self._socket.recv_multipart(copy=False)
-                self._receive(routing_id.bytes, frames)
-            # A socket that always has something to read never lets go by itself.
-            await asyncio.sleep(0)
+    def start(self) -> None:
+        """Begin to listen to clients."""
+        self._wire.start(self._receive)
 
     def tend(self) -> None:
         """Send what was held back, shut out who was revoked; to be called now and then."""
@@ -131,8 +121,9 @@ class Front:
                 self._refuse(session.routing_id, "", _revoked())
         self._sessions.tend()
 
-    def _receive(self, routing_id: bytes, frames: Sequence[zmq.Frame]) -> None:
+    def _receive(self, parts: Sequence[zmq.Frame]) -> None:
         """Deal with one message; every failure becomes an answer."""
+        routing_id, frames = parts[0].bytes, parts[1:]
         if self._conduct.is_shut_out(routing_id):
             return
         request_id = ""
@@ -189,7 +180,7 @@ class Front:
         """Answer a failed message; messages that make no sense are answered now and then only."""
         if error.code not in _SELDOM_ANSWERED or self._conduct.may_answer(routing_id):
             answer = Error(in_reply_to=in_reply_to, code=error.code, message=error.message)
-            self._outlet.send(routing_id, answer)
+            self._wire.send(routing_id, answer)
         is_struck_out = error.code in _STRIKES and self._conduct.strike(routing_id)
         if error.code in _FATAL or is_struck_out:
             _log.warning("connection_shut_out", code=error.code)
@@ -201,7 +192,7 @@ class Front:
             raise _unknown()
         user = self._pairing.pair(public_key, message.token, message.client_name)
         _log.info("paired", user=user)
-        self._outlet.send(routing_id, Paired(in_reply_to=message.request_id, user=user))
+        self._wire.send(routing_id, Paired(in_reply_to=message.request_id, user=user))
 
     def _hello(self, routing_id: bytes, user: str, public_key: str, message: Hello) -> None:
         if message.protocol_major != PROTOCOL_MAJOR:
@@ -215,7 +206,7 @@ class Front:
             max_chunk_bytes=min(ours.max_chunk_bytes, message.limits.max_chunk_bytes),
             window_bytes=min(ours.window_bytes, message.limits.window_bytes),
         )
-        session = Session(routing_id, user, public_key, limits, self._outlet)
+        session = Session(routing_id, user, public_key, limits, self._wire)
         self._sessions.add(session)
         _log.info("hello", user=user, app_version=message.app_version)
         session.send(

@@ -268,7 +268,8 @@ class Scheduler:
             msg = f"The job met a fault in the server; its log has it under {log_id}."
             self._end(job, state="failed", error_code="internal_error", error_message=msg)
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(self._threads, shutil.rmtree, folder, True)
             self._running -= 1
             log.info(
                 "job_stopped",

@@ -15,7 +15,6 @@ from types import FrameType
 
 import structlog
 import zmq
-import zmq.asyncio
 
 from ex4d.errors import InputError
 
@@ -32,7 +31,7 @@ from .pairing import Pairing, PairingTokens
 from .scheduler import Scheduler
 from .sessions import Session, Sessions
 from .transfers import Downloads, Uploads
-from .wire import open_socket
+from .wire import Wire, open_socket
 
 _log = structlog.get_logger(__name__)
 
@@ -101,12 +100,13 @@ async def _serve(
         journal = Journal(config.data / "journal.sqlite3")
         stack.callback(journal.close)
         stop = _stop_event(ends_with_stdin=ends_with_stdin)
-        context = zmq.asyncio.Context()
+        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         stack.callback(context.term)
         authenticator = start_authenticator(context, identity.keys, identity.pairing)
         stack.callback(authenticator.stop)
         socket, port = open_socket(context, identity.server, config.bind, config.port)
         stack.callback(socket.close)
+        wire = Wire(socket)
 
         threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="ex4d-disk")
         stack.callback(threads.shutdown)
@@ -134,7 +134,7 @@ async def _serve(
         stack.push_async_callback(scheduler.close)
 
         front = Front(
-            socket=socket,
+            wire=wire,
             sessions=sessions,
             keys=identity.keys,
             pairing=identity.pairing,
@@ -144,11 +144,12 @@ async def _serve(
             scheduler=scheduler,
         )
         scheduler.start()
-        serving = asyncio.create_task(front.serve())
+        front.start()
+        stack.callback(wire.stop)
         tending = asyncio.create_task(_tend(front))
         cleaning = asyncio.create_task(_clean(journal, blobs, config.quotas.keep_s))
         stopping = asyncio.create_task(stop.wait())
-        tasks = (serving, tending, cleaning, stopping)
+        tasks = (tending, cleaning, stopping)
         try:
             on_ready(port)
             _log.info("ready", bind=config.bind, port=port, executor=executor.name)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from ex4d.protocol.messages import Error, JobEvent, Limits, ServerMessage
 
-from .wire import Delivery, Outlet
+from .wire import Delivery, Wire
 
 #: Beyond these the session that was silent for longest is forgotten.
 MAX_SESSIONS = 1024
@@ -24,21 +24,23 @@ class Session:
         user: Whose key it uses.
         public_key: That key, in Z85.
         limits: The smaller ones of both sides.
-        outlet: Where its messages leave.
+        wire: Where its messages leave.
     """
 
     def __init__(
-        self, routing_id: bytes, user: str, public_key: str, limits: Limits, outlet: Outlet
+        self, routing_id: bytes, user: str, public_key: str, limits: Limits, wire: Wire
     ) -> None:
         self.routing_id = routing_id
         self.user = user
         self.public_key = public_key
         self.limits = limits
-        self._outlet = outlet
+        self._wire = wire
         #: False once the peer is gone or was shut out; nothing is sent any more.
         self.is_open = True
         #: Bytes that the client may still send.
         self.upload_credit_bytes = 0
+        #: Bytes that were written since the last credit; granted before the client runs short.
+        self.owed_credit_bytes = 0
         #: Whether the client has got its first credit.
         self.is_upload_open = False
         #: Bytes that the client has allowed and not yet got.
@@ -51,7 +53,7 @@ class Session:
     def send(self, message: ServerMessage, payload: bytes | None = None) -> None:
         """Send a message; a peer that is gone, or asks without reading, loses its session."""
         if self.is_open:
-            delivery = self._outlet.send(self.routing_id, message, payload)
+            delivery = self._wire.send(self.routing_id, message, payload)
             self.is_open = delivery is Delivery.SENT
 
     def refuse(self, in_reply_to: str, code: str, message: str) -> None:
@@ -68,7 +70,7 @@ class Session:
         for job_id, event in list(self._held_back.items()):
             if not self.is_open:
                 return
-            delivery = self._outlet.send(self.routing_id, event)
+            delivery = self._wire.send(self.routing_id, event)
             if delivery is Delivery.FULL:
                 return
             self.is_open = delivery is Delivery.SENT

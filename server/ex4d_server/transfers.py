@@ -294,8 +294,16 @@ class Uploads:
             self._grant(session, grant_bytes)
 
     def _grant(self, session: Session, grant_bytes: int) -> None:
-        session.upload_credit_bytes += grant_bytes
-        session.send(BlobCredit(grant_bytes=grant_bytes))
+        """Give credit, in few messages: small change waits while the client has plenty left."""
+        session.owed_credit_bytes += grant_bytes
+        limits = session.limits
+        is_change = session.owed_credit_bytes < limits.window_bytes // 8
+        plenty_bytes = max(limits.window_bytes // 2, limits.max_chunk_bytes)
+        if is_change and session.upload_credit_bytes >= plenty_bytes:
+            return
+        session.upload_credit_bytes += session.owed_credit_bytes
+        session.send(BlobCredit(grant_bytes=session.owed_credit_bytes))
+        session.owed_credit_bytes = 0
 
 
 @dataclass

@@ -1,11 +1,11 @@
-"""The encrypted socket: how it is opened, and how messages leave through it."""
+"""The encrypted socket: how it is opened, and how messages pass through it."""
 
 import asyncio
+from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import cast
 
 import zmq
-import zmq.asyncio
 
 from ex4d.errors import InputError
 from ex4d.protocol import codec
@@ -13,6 +13,9 @@ from ex4d.protocol.messages import MAX_HEADER_BYTES, ServerMessage
 
 from .auth import ZAP_DOMAIN
 from .keys import ServerKeys
+
+#: After so many messages in a row the other tasks get their turn.
+_BURST = 16
 
 
 class Delivery(Enum):
@@ -25,15 +28,34 @@ class Delivery(Enum):
     GONE = "gone"
 
 
-class Outlet:
-    """Sends messages without ever waiting.
+class Wire:
+    """The socket in the event loop: sends without ever waiting, reads a burst at a time.
+
+    libzmq's descriptor tells that something has changed, once; any call on the socket may use that
+    up. So whoever has sent also looks whether there is something to read. (`zmq.asyncio` does the
+    same with a future for each message, which costs a fifth of the speed of uploads.)
 
     Args:
-        socket: The ROUTER.
+        socket: The bound ROUTER.
     """
 
-    def __init__(self, socket: zmq.asyncio.Socket) -> None:
+    def __init__(self, socket: zmq.Socket[bytes]) -> None:
         self._socket = socket
+        self._descriptor = cast("int", socket.getsockopt(zmq.FD))
+        self._loop = asyncio.get_running_loop()
+        self._handle: Callable[[Sequence[zmq.Frame]], None] | None = None
+        self._is_read_due = False
+
+    def start(self, handle: Callable[[Sequence[zmq.Frame]], None]) -> None:
+        """Hand every message's frames to `handle`, which must not raise."""
+        self._handle = handle
+        self._loop.add_reader(self._descriptor, self._read)
+        self._read_soon()
+
+    def stop(self) -> None:
+        """Read no more; sending still works."""
+        self._handle = None
+        self._loop.remove_reader(self._descriptor)
 
     def send(
         self, routing_id: bytes, message: ServerMessage, payload: bytes | None = None
@@ -43,21 +65,39 @@ class Outlet:
         if payload is not None:
             frames.append(payload)
         try:
-            # Told not to wait, the socket answers at once: the future is done already.
-            sent = self._socket.send_multipart(frames, zmq.NOBLOCK)  # pyright: ignore[reportUnknownMemberType]
-            cast("asyncio.Future[None]", sent).result()
+            self._socket.send_multipart(frames, zmq.NOBLOCK)
         except zmq.Again:
             return Delivery.FULL
         except zmq.ZMQError as error:
             if error.errno != zmq.EHOSTUNREACH:
                 raise
             return Delivery.GONE
+        finally:
+            self._read_soon()
         return Delivery.SENT
+
+    def _read_soon(self) -> None:
+        if not self._is_read_due:
+            self._is_read_due = True
+            self._loop.call_soon(self._read)
+
+    def _read(self) -> None:
+        self._is_read_due = False
+        for _ in range(_BURST):
+            if self._handle is None:
+                return
+            try:
+                frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                return
+            self._handle(frames)
+        # There may be more; first the other tasks get their turn.
+        self._read_soon()
 
 
 def open_socket(
-    context: zmq.asyncio.Context, keys: ServerKeys, bind: str, port: int
-) -> tuple[zmq.asyncio.Socket, int]:
+    context: zmq.Context[zmq.Socket[bytes]], keys: ServerKeys, bind: str, port: int
+) -> tuple[zmq.Socket[bytes], int]:
     """Bind the encrypted socket.
 
     Args:

@@ -27,7 +27,8 @@ class LocalServer:
             stderr=subprocess.PIPE,
             text=True,
         )
-        assert self.process.stdin and self.process.stdout and self.process.stderr
+        assert self.process.stdin
+        assert self.process.stdout
         self.stdin, self.stdout = self.process.stdin, self.process.stdout
         self.stdin.write(handover + "\n")
         self.stdin.flush()

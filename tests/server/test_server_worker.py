@@ -118,7 +118,8 @@ def test_worker_found_dead_between_jobs_is_replaced(tmp_path: Path) -> None:
         await run(executor, work)
         pid = int((work.output / "pid.txt").read_text())
         os.kill(pid, signal.SIGKILL)
-        psutil.wait_procs([psutil.Process(pid)] if psutil.pid_exists(pid) else [], timeout=5)
+        while psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+            await asyncio.sleep(0.01)
         await run(executor, make_work(tmp_path, worker_jobs.FINISH, "2"))
 
     with_executor(scenario)
@@ -134,7 +135,8 @@ if __name__ == "__main__":
         executor = LocalExecutor(run_job=run_test_job)
         executor.start()
         work = make_work(Path(sys.argv[1]), float(sys.argv[2]))
-        await executor.run(work, lambda progress: print(progress.stage, flush=True), asyncio.Event())
+        tell = lambda progress: print(progress.stage, flush=True)
+        await executor.run(work, tell, asyncio.Event())
         await executor.close()
     asyncio.run(main())
 """

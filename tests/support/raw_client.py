@@ -125,6 +125,13 @@ class RawClient:
         self.last_payload = payload[0] if payload else b""
         return message, self.last_payload
 
+    def receive_all(self, quiet_s: float) -> list[ServerMessage]:
+        """All messages until nothing comes for a while."""
+        messages: list[ServerMessage] = []
+        while self.socket.poll(quiet_s * 1000):
+            messages.append(self.receive()[0])
+        return messages
+
     def wait_for(
         self,
         kind: type[Message],

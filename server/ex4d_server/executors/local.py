@@ -121,8 +121,8 @@ class _Worker:
         listener.start()
 
     def is_alive(self) -> bool:
-        """Whether it can take a job."""
-        return self._process.is_alive()
+        """Whether it can take a job; an idle worker has nothing to say but that it is gone."""
+        return self._inbox.empty() and self._process.is_alive()
 
     def send(self, message: ToWorker) -> None:
         """Tell the worker something; one that is gone is noticed when listening."""
