@@ -1,16 +1,16 @@
 """Depth from files: NumPy arrays, EXR and 16-bit PNG sequences."""
 
-import struct
-import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Literal, get_args
 
 import cv2
 import numpy as np
-from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
+from ex4d.arrays import ArrayReader, open_array
 from ex4d.clip import FrameSelection, MediaLimits, sequence_paths
 from ex4d.errors import InputError
 from ex4d.images import read_depth_exr, read_png16
@@ -20,10 +20,15 @@ from ex4d.task import Task
 from . import Depth
 
 DepthKind = Literal["auto", "depth", "metric", "disparity", "reference"]
+#: What lies farther than so many times the clip's nearest depth is sky, and is moved to there:
+#: renderers write infinity or 1e10 for it, which float32 positions cannot hold apart.
+SKY_FACTOR = 1e5
 #: The reference: depth = 10000 / (3900 d) for disparity d in [0, 1] over the whole clip, clipped.
 _REFERENCE_NUMERATOR = 10_000.0
 _REFERENCE_SCALE = 3_900.0
-_REFERENCE_RANGE = (1e-4, 1e4)
+_REFERENCE_NEAREST, _REFERENCE_FARTHEST = np.float32(1e-4), np.float32(1e4)
+#: How far the shape of depth may be from the clip's: networks round sides to multiples of 64.
+_ASPECT_TOLERANCE = 0.1
 _LICENCE = "the user's own"
 
 
@@ -36,9 +41,10 @@ def depth_from_disparity(disparity: NDArray[np.float32]) -> NDArray[np.float32]:
     Returns:
         Same shape, float32, within 1e-4..1e4.
     """
-    floor = np.float32(_REFERENCE_NUMERATOR / (_REFERENCE_SCALE * _REFERENCE_RANGE[1]))
-    depth = np.float32(_REFERENCE_NUMERATOR / _REFERENCE_SCALE) / np.maximum(disparity, floor)
-    return np.clip(depth, *map(np.float32, _REFERENCE_RANGE))
+    scale = np.float32(_REFERENCE_NUMERATOR / _REFERENCE_SCALE)
+    # The floor is the disparity of the farthest depth: no division by zero.
+    depth = scale / np.maximum(disparity, scale / _REFERENCE_FARTHEST)
+    return np.clip(depth, _REFERENCE_NEAREST, _REFERENCE_FARTHEST)
 
 
 def read_depth(
@@ -54,19 +60,27 @@ def read_depth(
 ) -> Depth:
     """Read depth for the frames of a clip.
 
-    A file holds either exactly the clip's frames, or all of the source's, of which the same are
-    selected. Another size is scaled: nearest neighbour, since a blend of foreground and background
-    is a surface that does not exist.
+    A file holds either exactly the clip's frames, or those of the whole source, of which the same
+    are selected. Another size is scaled by nearest neighbour, since a blend of foreground and
+    background is a surface that does not exist.
 
-    Kinds: `depth` and `reference` are z-depth of a free scale, `metric` z-depth in metres;
-    `disparity` is inverse depth up to scale and shift, spread over [0, 1] over the whole clip and
-    turned into depth as the reference does it. `auto` takes `.npz`, `.npy` and EXR for depth, and
-    16-bit PNG, which cannot hold a range of depths well, for disparity.
+    What the numbers mean, by kind:
+
+    - `depth`: z-depth of a free scale.
+    - `metric`: z-depth in metres.
+    - `reference`: z-depth in the reference's units, in which the clip's nearest lies at 2.564.
+    - `disparity`: inverse depth up to scale and shift, larger is nearer. It is spread over [0, 1]
+      over the clip's frames and turned into depth as the reference does it.
+    - `auto`: 16-bit PNG is disparity, all else depth. Numbers that lie in [0, 1] throughout could
+      be either, and are refused.
+
+    Depth that is infinite, or beyond `SKY_FACTOR` times the clip's nearest, is sky and becomes
+    that. Holes (NaN, zero and below) are refused: what fills them is the user's to choose.
 
     Args:
-        path: `.npz` (its array `depth`, or its only one), `.npy`, or one image of a sequence of
-            `.exr` or 16-bit `.png`. Arrays are (frames, height, width), a channel axis of 1 is
-            dropped.
+        path: `.npz` (its array `depth`, or its only one), `.npy`, or the first image of a sequence
+            of `.exr` or 16-bit grey `.png`. Arrays are (frames, height, width), of any real type;
+            a further axis of length 1, second or last, is dropped.
         kind: What the numbers mean.
         frame_count: Frames of the clip.
         width_px: Width of the clip.
@@ -76,102 +90,89 @@ def read_depth(
         task: Told about every frame, stage `reading depth`.
 
     Raises:
-        InputError: `depth_missing`, `depth_format`, `depth_too_large`, `depth_count`,
-            `depth_values`.
+        InputError: `depth_missing`, `depth_format`, `depth_kind`, `depth_too_large`, `depth_count`,
+            `depth_size`, `depth_values`, `array_invalid`, `image_invalid` or `sequence_gap`.
     """
     if kind not in get_args(DepthKind):
-        msg = f"expected one of {', '.join(get_args(DepthKind))}, found {kind!r}"
+        msg = f"expected one of {', '.join(get_args(DepthKind))}, found {kind!r}; choose one"
         raise InputError("depth_kind", msg)
-    selection = selection or FrameSelection()
     task = task or Task()
-    available, read = _open(path, limits or MediaLimits())
-    indices = _select(path, available, frame_count, selection)
     values = np.empty((frame_count, height_px, width_px), np.float32)
-    for place, index in enumerate(indices):
-        values[place] = _fitted(read(index), width_px, height_px)
-        task.step("reading depth", place + 1, frame_count)
+    with _open(path, limits or MediaLimits()) as (available, frames):
+        wanted = _select(path, available, frame_count, selection or FrameSelection())
+        for place, frame in enumerate(frames(wanted)):
+            values[place] = _fitted(frame, width_px, height_px, path)
+            task.step("reading depth", place + 1, frame_count)
     if kind == "auto":
-        kind = "disparity" if path.suffix.lower() == ".png" else "depth"
+        kind = _guessed_kind(values, path)
     if kind == "disparity":
-        values = depth_from_disparity(_normalised(values, path))
-    _check_values(values, path)
+        _disparity_to_depth(values, path)
+    else:
+        _check_depth(values, path)
     return Depth(
         values,
         DepthInfo(
             source="files",
-            kind={"metric": "depth"}.get(kind, kind),  # pyright: ignore[reportArgumentType]
+            kind="depth" if kind == "metric" else kind,
             unit="metres" if kind == "metric" else "scene",
             licence=_LICENCE,
         ),
     )
 
 
-def _open(path: Path, limits: MediaLimits) -> tuple[int, Callable[[int], NDArray[np.generic]]]:
-    """How many frames there are, and how to read one: (height, width) of any real dtype."""
+#: From the indices of frames to the frames, (height, width) of any real type.
+_Frames = Callable[[range], Iterator[NDArray[np.generic]]]
+
+
+@contextmanager
+def _open(path: Path, limits: MediaLimits) -> Iterator[tuple[int, _Frames]]:
+    """How many frames there are, and how to read them in order."""
     if not path.is_file():
-        raise InputError("depth_missing", f"expected depth in {path}, found no such file")
+        msg = f"expected depth in {path}, found no such file; check the path"
+        raise InputError("depth_missing", msg)
     suffix = path.suffix.lower()
     if suffix in (".npz", ".npy"):
-        frames = _frames_of(_load_array(path, limits), path)
-        return len(frames), lambda index: frames[index]
-    if suffix in (".exr", ".png"):
+        with open_array(path, "depth") as reader:
+            height_px, width_px = _array_size(path, reader.shape)
+            if height_px * width_px > limits.frame_px:
+                msg = (
+                    f"expected at most {limits.frame_px} pixels a frame in {path.name}, "
+                    f"found {width_px} x {height_px}; scale it down"
+                )
+                raise InputError("depth_too_large", msg)
+            yield reader.shape[0], partial(_array_frames, reader, (height_px, width_px))
+    elif suffix in (".exr", ".png"):
         paths = sequence_paths(path)
-        reader = read_depth_exr if suffix == ".exr" else read_png16
-        return len(paths), lambda index: reader(paths[index])
-    msg = f"expected .npz, .npy, .exr or .png with depth, found {path.name}; convert it"
-    raise InputError("depth_format", msg)
-
-
-def _load_array(path: Path, limits: MediaLimits) -> NDArray[np.generic]:
-    try:
-        if path.suffix.lower() == ".npy":
-            with path.open("rb") as file:
-                _check_header(file, path, limits)
-            return np.load(path, mmap_mode="r", allow_pickle=False)
-        with zipfile.ZipFile(path) as archive:
-            names = [name.removesuffix(".npy") for name in archive.namelist()]
-            if "depth" not in names and len(names) != 1:
-                msg = f"expected an array called depth in {path.name}, found {', '.join(names)}"
-                raise InputError("depth_format", msg)
-            name = "depth" if "depth" in names else names[0]
-            with archive.open(f"{name}.npy") as file:
-                _check_header(file, path, limits)
-        with np.load(path, allow_pickle=False) as arrays:
-            return arrays[name]
-    except (OSError, ValueError, KeyError, EOFError, struct.error, zipfile.BadZipFile) as error:
-        msg = f"expected a NumPy array in {path.name}, found none that can be read: {error}"
-        raise InputError("depth_format", msg) from error
-
-
-def _check_header(file: object, path: Path, limits: MediaLimits) -> None:
-    """Judge an array by its header, before anything of its size is allocated."""
-    version = npy_format.read_magic(file)  # pyright: ignore[reportArgumentType]
-    first = version == (1, 0)
-    read = npy_format.read_array_header_1_0 if first else npy_format.read_array_header_2_0
-    shape, _, dtype = read(file)  # pyright: ignore[reportArgumentType]
-    size_bytes = int(np.prod(shape, dtype=object)) * dtype.itemsize
-    if dtype.kind not in "fui" or len(shape) not in (3, 4):
-        msg = (
-            f"expected numbers of shape (frames, height, width) in {path.name}, "
-            f"found {dtype} {shape}"
-        )
+        read = read_depth_exr if suffix == ".exr" else read_png16
+        yield len(paths), lambda indices: (read(paths[index]) for index in indices)
+    else:
+        msg = f"expected .npz, .npy, .exr or .png with depth, found {path.name}; convert it"
         raise InputError("depth_format", msg)
-    if size_bytes > limits.total_bytes:
-        msg = (
-            f"expected at most {limits.total_bytes >> 20} MiB of depth in {path.name}, "
-            f"found {size_bytes >> 20} MiB; shorten or scale it down"
-        )
-        raise InputError("depth_too_large", msg)
 
 
-def _frames_of(array: NDArray[np.generic], path: Path) -> NDArray[np.generic]:
-    for axis in (1, 3):
-        if array.ndim == 4 and array.shape[axis] == 1:
-            return array.squeeze(axis)
-    if array.ndim != 3 or not len(array):
-        msg = f"expected depth of shape (frames, height, width) in {path.name}, found {array.shape}"
+def _array_size(path: Path, shape: tuple[int, ...]) -> tuple[int, int]:
+    """Height and width of the frames of an array."""
+    height_px, width_px = 0, 0
+    if len(shape) == 3:
+        _, height_px, width_px = shape
+    elif len(shape) == 4 and shape[1] == 1:
+        _, _, height_px, width_px = shape
+    elif len(shape) == 4 and shape[3] == 1:
+        _, height_px, width_px, _ = shape
+    if not height_px * width_px:
+        msg = f"expected depth of (frames, height, width) in {path.name}, found {shape}; reshape it"
         raise InputError("depth_format", msg)
-    return array
+    return height_px, width_px
+
+
+def _array_frames(
+    reader: ArrayReader, size: tuple[int, int], indices: range
+) -> Iterator[NDArray[np.generic]]:
+    position = 0
+    for index in indices:
+        reader.skip_entries(index - position)
+        position = index + 1
+        yield reader.next_entry().reshape(size)
 
 
 def _select(path: Path, available: int, frame_count: int, selection: FrameSelection) -> range:
@@ -187,33 +188,69 @@ def _select(path: Path, available: int, frame_count: int, selection: FrameSelect
     return range(selection.first_frame, last + 1, selection.stride)
 
 
-def _fitted(frame: NDArray[np.generic], width_px: int, height_px: int) -> NDArray[np.float32]:
-    values = np.ascontiguousarray(frame, np.float32)
+def _fitted(
+    frame: NDArray[np.generic], width_px: int, height_px: int, path: Path
+) -> NDArray[np.float32]:
+    # Numbers too large for float32 become infinity, which is sky.
+    with np.errstate(over="ignore"):
+        values = frame.astype(np.float32)
     if values.shape == (height_px, width_px):
         return values
-    # INTER_NEAREST_EXACT samples at pixel centres; INTER_NEAREST is half a pixel off.
-    return cv2.resize(values, (width_px, height_px), interpolation=cv2.INTER_NEAREST_EXACT)
-
-
-def _normalised(disparity: NDArray[np.float32], path: Path) -> NDArray[np.float32]:
-    """Spread over [0, 1] over the whole clip, as the reference does it."""
-    if not np.isfinite(disparity).all():
-        msg = f"expected finite disparity in {path.name}, found NaN or infinity; export it again"
-        raise InputError("depth_values", msg)
-    low, high = float(disparity.min()), float(disparity.max())
-    if low == high:
-        msg = f"expected disparity that varies in {path.name}, found {low:g} everywhere"
-        raise InputError("depth_values", msg)
-    return (disparity - np.float32(low)) / np.float32(high - low)
-
-
-def _check_values(values: NDArray[np.float32], path: Path) -> None:
-    wrong = ~np.isfinite(values) | (values <= 0)
-    if wrong.any():
-        index = int(np.argmax(wrong.any(axis=(1, 2))))
-        share = 100.0 * float(wrong.mean())
+    aspect = values.shape[1] / values.shape[0] * height_px / width_px
+    if abs(aspect - 1) > _ASPECT_TOLERANCE:
         msg = (
-            f"expected positive, finite depth in {path.name}, found other values in {share:.2g} % "
-            f"of the pixels, first in frame {index}; fill them, a sky with a large depth"
+            f"expected depth of about the shape of the clip, {width_px} x {height_px}, in "
+            f"{path.name}, found {values.shape[1]} x {values.shape[0]}; crop or turn it alike"
         )
+        raise InputError("depth_size", msg)
+    # INTER_NEAREST_EXACT samples at pixel centres; INTER_NEAREST is up to half a pixel off.
+    return cv2.resize(values, (width_px, height_px), interpolation=cv2.INTER_NEAREST_EXACT)  # pyright: ignore[reportReturnType]
+
+
+def _guessed_kind(values: NDArray[np.float32], path: Path) -> Literal["depth", "disparity"]:
+    if path.suffix.lower() == ".png":
+        return "disparity"
+    if all(frame.min() >= 0 and frame.max() <= 1 for frame in values):
+        msg = (
+            f"expected to tell depth from disparity in {path.name}, found numbers from 0 to 1, "
+            "which could be either; say which kind it is"
+        )
+        raise InputError("depth_kind", msg)
+    return "depth"
+
+
+def _disparity_to_depth(disparity: NDArray[np.float32], path: Path) -> None:
+    """In place, frame by frame: a clip must not be in memory twice."""
+    for index, frame in enumerate(disparity):
+        if not np.isfinite(frame).all():
+            raise _wrong_values(path, index, ~np.isfinite(frame), "finite disparity")
+    low, high = disparity.min(), disparity.max()
+    if low == high:
+        msg = f"expected disparity that varies in {path.name}, found {low:g} everywhere; check it"
         raise InputError("depth_values", msg)
+    for frame in disparity:
+        # Halves, since the difference of two large numbers may be too large for float32.
+        frame[:] = depth_from_disparity((frame / 2 - low / 2) / (high / 2 - low / 2))
+
+
+def _check_depth(depth: NDArray[np.float32], path: Path) -> None:
+    """Refuse holes and bring the sky within reach, in place."""
+    for index, frame in enumerate(depth):
+        # NaN is not above 0 either.
+        wrong = ~(frame > 0)
+        if wrong.any():
+            raise _wrong_values(path, index, wrong, "depth above 0")
+    nearest = depth.min()
+    if not np.isfinite(nearest):
+        msg = f"expected finite depth in {path.name}, found infinity everywhere; check it"
+        raise InputError("depth_values", msg)
+    farthest = min(float(nearest) * SKY_FACTOR, float(np.finfo(np.float32).max))
+    np.minimum(depth, np.float32(farthest), out=depth)
+
+
+def _wrong_values(path: Path, index: int, wrong: NDArray[np.bool_], expected: str) -> InputError:
+    msg = (
+        f"expected {expected} in {path.name}, found other values in {100 * wrong.mean():.2g} % of "
+        f"frame {index}; fill the holes, and a sky with a large depth"
+    )
+    return InputError("depth_values", msg)
