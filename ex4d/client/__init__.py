@@ -1,12 +1,21 @@
-"""The client of the server: jobs sent, watched and fetched, without ever blocking.
+"""The non-blocking client of the server, for the command line and for Blender.
 
-Uses the standard library, ZeroMQ and `protocol` alone, by relative imports, and starts no threads:
-the build copies this package into the Blender extension as it stands.
+No threads, no numpy, no bpy, and relative imports only: the build copies this package into the
+Blender extension as it stands.
 """
 
 from ..protocol.link import Endpoint
-from .client import Client, ConnectionState
+from .client import Client, run_until
 from .jobs import JobPhase, RemoteJob
 from .keys import KeyPair
+from .session import ConnectionState
 
-__all__ = ["Client", "ConnectionState", "Endpoint", "JobPhase", "KeyPair", "RemoteJob"]
+__all__ = [
+    "Client",
+    "ConnectionState",
+    "Endpoint",
+    "JobPhase",
+    "KeyPair",
+    "RemoteJob",
+    "run_until",
+]

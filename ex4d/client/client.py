@@ -1,653 +1,642 @@
-"""The client: one session with one server, brought on by calls to `poll` that never block.
+"""The client of a server: jobs sent, followed and fetched, without ever waiting.
 
-    client = Client(endpoint, keys, app_version="0.1.0", client_name="anna on laptop")
-    client.connect()
-    job = client.submit(build_request, {"clip.mp4": path}, folder)
-    while not job.has_ended:
-        client.wait(0.1)
-        client.poll()
-
-The connection may come and go: jobs go on at the server, and whatever was on its way continues
-where it stopped, so that no byte crosses the wire twice.
+Everything happens in `poll`, in slices of well under a millisecond, so that a program with one
+thread, Blender for example, stays responsive. What the server is asked for is kept as state, never
+as a pending call: after a lost connection the new session asks again for whatever is unfinished.
 """
 
+import logging
+import math
+import re
+import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping
-from enum import Enum
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from ..errors import CancelledError, Ex4dError, InputError, ProtocolError, TransferError
+import msgspec
+
+from ..errors import Ex4dError, InputError, ProtocolError, TransferError
 from ..protocol.documents import FileRef
 from ..protocol.link import Endpoint
 from ..protocol.messages import (
-    FINAL_STATES,
-    PROTOCOL_MAJOR,
-    PROTOCOL_MINOR,
-    BlobAbort,
     BlobChunk,
     BlobCredit,
     BlobDone,
-    BlobFetch,
     BlobOffer,
     BlobWant,
-    ClientMessage,
     Error,
-    Hello,
     JobAccepted,
     JobCancel,
     JobEvent,
     JobList,
     JobListRequest,
+    JobRequest,
     JobSubmit,
     JobWatch,
-    Limits,
-    Pair,
-    Paired,
-    Pong,
-    ServerMessage,
     Welcome,
 )
-from .downloads import Download
-from .hashing import SLICE_BYTES, FileHasher
-from .jobs import BuildRequest, JobPhase, RemoteJob
+from .downloads import Download, Downloads
+from .jobs import JobPhase, RemoteJob
 from .keys import KeyPair
-from .uploads import LocalBlob, Uploads
-from .wire import Wire, WireEvent
+from .session import ConnectionState, Session
+from .slices import Budget, Pace, Source, hash_source
+from .transport import Received
+from .uploads import Uploads
 
-#: A slice of work may take this long: the last one of a tick begins this much before its end.
-_SLICE_S = 0.002
-#: Waiting longer than this for an answer to `hello`, the server is taken for another program.
-_HELLO_TIMEOUT_S = 15.0
-#: After so long without a connection people want to know why.
-_PATIENCE_S = 5.0
-#: Credit goes back in portions, not per chunk.
-_CREDIT_PORTION_BYTES = 2 << 20
-#: A blob may vanish between upload and submission, when a full server makes room; not for ever.
+_log = logging.getLogger(__name__)
+
+#: A transfer that stood still for so long is taken up anew.
+STALL_S = 30.0
+#: Pauses between polls beyond which nothing counts as standing still: the program was busy.
+_AWAY_S = 5.0
+#: Times that a job's files are offered before its refusal for missing files is believed.
 _MAX_OFFERS = 3
 
+_ID = re.compile(r"[0-9a-f]{32}")
+_PHASE_OF_STATE = {
+    "queued": JobPhase.QUEUED,
+    "running": JobPhase.RUNNING,
+    "cancelling": JobPhase.CANCELLING,
+}
 
-class ConnectionState(Enum):
-    """Where the session stands."""
 
-    #: Not asked to connect, or closed.
-    OFFLINE = "offline"
-    CONNECTING = "connecting"
-    PAIRING = "pairing"
-    READY = "ready"
-    #: Was ready; trying again by itself.
-    LOST = "lost"
-    #: The server will not have us, and trying again would not help; see `problem`.
-    REFUSED = "refused"
+@dataclass(eq=False)
+class _Job:
+    """What the client knows of a job beyond what callers see."""
+
+    remote: RemoteJob
+    hashing: Generator[None, None, None] | None = None
+    #: Its files by content.
+    sources: dict[str, Source] = field(default_factory=dict[str, Source])
+    files: tuple[FileRef, ...] = ()
+    request: JobRequest | None = None
+    #: Content that the server still lacks.
+    missing: set[str] = field(default_factory=set[str])
+    pace: Pace | None = None
+    #: The unanswered request about this job, if there is one, and what answers an offer.
+    asked_id: str = ""
+    offers: int = 0
+    #: Newest event.
+    seq: int = -1
+    is_cancel_wanted: bool = False
+    download: Download | None = None
 
 
 class Client:
-    """A session with a server.
+    """Talks to one server. Nothing here waits but `wait`, and nothing happens outside `poll`.
 
     Args:
-        endpoint: Whom to connect to.
-        keys: Who we are.
-        app_version: Of the program that uses this.
-        client_name: What the server's owner shall know this client by.
+        endpoint: The server.
+        keys: This computer's identity.
+        app_version: Told to the server.
+        client_name: Told to the server's owner when pairing, 1..64 characters.
     """
 
     def __init__(
         self, endpoint: Endpoint, keys: KeyPair, *, app_version: str, client_name: str
     ) -> None:
-        self.endpoint = endpoint
-        self.state = ConnectionState.OFFLINE
-        self.problem: Ex4dError | None = None
-        self.welcome: Welcome | None = None
-        self._keys = keys
-        self._app_version = app_version
-        self._client_name = client_name[:64]
-        self._wire: Wire | None = None
-        self._token: str | None = None
-        self._since_s = 0.0
-        self._hello_since_s: float | None = None
-        self._jobs: list[RemoteJob] = []
-        self._uploads = Uploads(self._upload_failed)
-        self._download_credit_bytes = 0
-        self._is_window_open = False
-        #: What to do with the answer to a request, and with its refusal.
-        self._answers: dict[str, Callable[[Any], None]] = {}
-        self._refusals: dict[str, Callable[[Ex4dError], None]] = {}
-        self._has_changed = False
+        self._session = Session(endpoint, keys, app_version, client_name)
+        self._uploads = Uploads(self._session, self._note_sent, self._fail_upload)
+        self._downloads = Downloads(self._session)
+        self._jobs: list[_Job] = []
+        self._listings: dict[str, Callable[[tuple[JobEvent, ...]], None]] = {}
+        self._generation = 0
+        self._is_idle = False
+        self._moved_s = 0.0
+        self._polled_s = 0.0
 
-    # --- session ---------------------------------------------------------------------------------
+    @property
+    def endpoint(self) -> Endpoint:
+        """The server."""
+        return self._session.endpoint
+
+    @property
+    def state(self) -> ConnectionState:
+        """Where the connection stands."""
+        return self._session.state
+
+    @property
+    def problem(self) -> Ex4dError | None:
+        """What is wrong with the connection; None while all is well."""
+        return self._session.problem
+
+    @property
+    def welcome(self) -> Welcome | None:
+        """What the server said of itself; None before the first session."""
+        return self._session.welcome
 
     def connect(self) -> None:
-        """Begin to connect to a server that knows our key."""
-        self._open(ConnectionState.CONNECTING)
+        """Begin to connect to a server that knows this client's key."""
+        self._session.open()
 
     def pair(self, token: str) -> None:
-        """Begin to connect to a server that shall learn our key.
+        """Begin to connect to a server that shall learn this client's key.
 
         Args:
-            token: From the pairing link; works once.
+            token: From the pairing link.
         """
-        self._token = token
-        self._open(ConnectionState.PAIRING)
+        self._session.open(token)
 
     def close(self) -> None:
-        """End the session; jobs go on at the server, files that came in part stay."""
-        self._drop_session()
+        """End the connection. Jobs go on at the server; `attach` finds them again."""
         for job in self._jobs:
-            job.release()
-        self._close_wire()
-        self.state = ConnectionState.OFFLINE
-
-    def poll(self, budget_s: float = 0.008) -> bool:
-        """Do what is due, within a time; true if anything visible changed.
-
-        Args:
-            budget_s: Seconds that this call may take; work is cut into slices of a millisecond or
-                two.
-        """
-        deadline_s = time.perf_counter() + max(0.0, budget_s - _SLICE_S)
-        self._has_changed = False
-        self._note_connection()
-        while True:
-            did_work = self._receive()
-            did_work = self._work() or did_work
-            if not did_work or time.perf_counter() >= deadline_s:
-                break
-        return self._has_changed
-
-    def wait(self, timeout_s: float) -> None:
-        """Sleep until there is something for `poll` to do, or the time is over."""
-        has_local_work = any(
-            job.phase is JobPhase.HASHING or (job.download is not None and job.download.has_work)
-            for job in self._jobs
-            if not job.has_ended
-        )
-        if self._wire is None:
-            time.sleep(0.0 if has_local_work else timeout_s)
-        elif not has_local_work and not self._uploads.has_work:
-            self._wire.wait(timeout_s)
-
-    # --- jobs ------------------------------------------------------------------------------------
+            if job.hashing is not None:
+                job.hashing.close()
+        self._jobs.clear()
+        self._uploads.forget()
+        self._downloads.close()
+        self._listings.clear()
+        self._session.close()
 
     def submit(
         self,
-        build_request: BuildRequest,
+        build_request: Callable[[tuple[FileRef, ...]], JobRequest],
         sources: Mapping[str, Path],
         download_to: Path,
         request_id: str | None = None,
     ) -> RemoteJob:
-        """Send files and a job, watch it, fetch its results.
+        """Run a job at the server: hash and upload its files, submit it, fetch its results.
+
+        Nothing is raised: what is wrong is the job's `error`.
 
         Args:
-            build_request: Makes the request once the files are hashed.
-            sources: Relative path in the job -> file here.
-            download_to: Folder of the results; appears when it is whole.
-            request_id: 32 hexadecimal digits; the same id again is the same job. New where absent.
-
-        Returns:
-            The job; a file that cannot be read ends it at once.
+            build_request: Makes the request of the files, named by content, in the order of
+                `sources`.
+            sources: File here by its path in the job.
+            download_to: Folder of the results, which appears when they are complete. If it exists
+                and holds just these results, nothing is fetched.
+            request_id: 32 lower-case hexadecimal digits. The same id with the same request is the
+                same job, also after a restart; a new one where absent.
         """
-        job = RemoteJob(request_id or uuid.uuid4().hex, download_to)
-        job.build_request = build_request
+        remote = RemoteJob(request_id or uuid.uuid4().hex, download_to)
+        job = _Job(remote)
+        job.hashing = self._hash_sources(job, dict(sources), build_request)
         self._jobs.append(job)
-        try:
-            job.hasher = FileHasher(dict(sources))
-            job.enter(JobPhase.HASHING, job.hasher.bytes_total)
-        except TransferError as error:
-            job.fail(error)
-        return job
+        if not _ID.fullmatch(remote.request_id):
+            text = f"expected 32 hexadecimal digits as request id, found {remote.request_id!r}"
+            self._fail(job, InputError("request_id", text))
+        return remote
 
     def attach(self, job_id: str, download_to: Path) -> RemoteJob:
-        """Watch a job that was submitted before, and fetch its results."""
-        job = RemoteJob(uuid.uuid4().hex, download_to)
-        job.job_id = job_id
-        job.enter(JobPhase.QUEUED)
-        self._jobs.append(job)
-        if self.state is ConnectionState.READY:
-            self._watch(job)
-        return job
+        """Follow a job that was submitted before, and fetch its results.
 
-    def cancel(self, job: RemoteJob) -> None:
-        """Ask for the end of a job; harmless when it has ended."""
-        if job.has_ended:
+        Nothing is raised: what is wrong is the job's `error`, `not_found` if the server knows no
+        such job.
+
+        Args:
+            job_id: Given by the server then.
+            download_to: As for `submit`.
+        """
+        job = _Job(RemoteJob("", download_to, JobPhase.QUEUED, job_id))
+        self._jobs.append(job)
+        if not _ID.fullmatch(job_id):
+            text = f"expected 32 hexadecimal digits as job id, found {job_id[:64]!r}"
+            self._fail(job, InputError("job_id", text))
+        elif self._is_current():
+            self._resume(job)
+        return job.remote
+
+    def cancel(self, remote: RemoteJob) -> None:
+        """End a job early, whatever its phase; harmless if it is over."""
+        job = next((job for job in self._jobs if job.remote is remote), None)
+        if job is None or job.is_cancel_wanted:
             return
-        job.wants_cancel = True
-        if job.phase in (JobPhase.HASHING, JobPhase.UPLOADING):
-            self._abort_upload(job)
-            job.fail(CancelledError())
-        elif job.phase is JobPhase.DOWNLOADING and job.download is not None:
-            for file in job.files:
-                if job.download.wants(file.sha256):
-                    self._send(BlobAbort(sha256=file.sha256))
-            job.download.discard()
-            job.fail(CancelledError())
+        if job.remote.phase is JobPhase.DOWNLOADING and job.download is not None:
+            self._downloads.stop(job.download)
+            shutil.rmtree(job.download.partial, ignore_errors=True)
+            self._end(job, JobPhase.CANCELLED)
+        elif job.remote.phase in (JobPhase.HASHING, JobPhase.UPLOADING):
+            self._end(job, JobPhase.CANCELLED)
         else:
-            job.phase = JobPhase.CANCELLING
-            if job.job_id is not None:
-                self._request_cancel(job)
+            job.is_cancel_wanted = True
+            self._enter(job, JobPhase.CANCELLING)
+            if job.remote.job_id and self._is_current():
+                self._ask_to_cancel(job)
 
     def list_jobs(self, callback: Callable[[tuple[JobEvent, ...]], None]) -> None:
-        """Ask for all jobs of this user, newest first; the callback gets them during a `poll`."""
-        request = JobListRequest(request_id=uuid.uuid4().hex)
+        """Ask for the newest event of each of the user's jobs, newest job first.
 
-        def answered(answer: JobList) -> None:
-            callback(answer.jobs)
+        Args:
+            callback: Called in some later `poll`.
+        """
+        request_id = uuid.uuid4().hex
+        self._listings[request_id] = callback
+        if self._is_current():
+            self._session.post(JobListRequest(request_id=request_id))
 
-        self._ask(request, answered, self._note_problem)
+    def poll(self, budget_s: float = 0.008) -> bool:
+        """Do what is due: read, write, hash, check, in slices.
 
-    # --- connection ------------------------------------------------------------------------------
+        Args:
+            budget_s: Time that may be spent; `math.inf` for as long as there is something to do.
 
-    def _open(self, state: ConnectionState) -> None:
-        self._close_wire()
-        self.problem = None
-        self.state = state
-        self._since_s = time.monotonic()
-        self._wire = Wire(self.endpoint, self._keys)
-
-    def _close_wire(self) -> None:
-        if self._wire is not None:
-            self._wire.close()
-            self._wire = None
-
-    def _note_connection(self) -> None:
-        """Follow what becomes of the connection, and of our patience."""
-        if self._wire is None:
-            return
-        for event in self._wire.events():
-            self._on_wire_event(event)
-            if self.state is ConnectionState.REFUSED:
-                return
+        Returns:
+            Whether anything changed that a user could see.
+        """
+        budget = Budget(budget_s)
         now_s = time.monotonic()
-        if self._hello_since_s is not None and now_s - self._hello_since_s > _HELLO_TIMEOUT_S:
-            msg = (
-                f"expected an answer from {self._place} within {_HELLO_TIMEOUT_S:.0f} s, found "
-                "none; is it an EX-4D server of this version?"
-            )
-            self._refuse(ProtocolError("no_answer", msg))
-        elif (
-            self.state in (ConnectionState.CONNECTING, ConnectionState.PAIRING)
-            and self.problem is None
-            and now_s - self._since_s > _PATIENCE_S
-        ):
-            self._note_problem(self._unreachable())
-
-    def _on_wire_event(self, event: WireEvent) -> None:
-        if event is WireEvent.CONNECTED:
-            self._hello_since_s = time.monotonic()
-            if self._token is None:
-                self._say_hello()
+        if now_s - self._polled_s > _AWAY_S:
+            self._moved_s = now_s
+        before = (self.state, self.problem)
+        changed = False
+        self._is_idle = False
+        while not self._is_idle:
+            if self._step():
+                changed = True
             else:
-                pair = Pair(
-                    request_id=uuid.uuid4().hex, token=self._token, client_name=self._client_name
-                )
-                self._ask(pair, self._on_paired, self._refuse)
-        elif event is WireEvent.DISCONNECTED:
-            self._drop_session()
-            if self.state is ConnectionState.READY:
-                self._set_state(ConnectionState.LOST)
-        elif event is WireEvent.KEY_REFUSED:
-            msg = (
-                f"expected {self._place} to know this computer's key, found that it does not; pair "
-                f"with it, or have its owner authorise {self._keys.public_key}"
+                self._is_idle = True
+                self._check_stall()
+            if not budget.allows_another():
+                break
+        self._polled_s = time.monotonic()
+        return changed or before != (self.state, self.problem)
+
+    def wait(self, timeout_s: float) -> None:
+        """Sleep until there may be something to do; for programs with nothing else to do.
+
+        Args:
+            timeout_s: At most so long.
+        """
+        if self._is_idle:
+            for_room = self._is_current() and self._uploads.is_sendable
+            self._session.wait(timeout_s, for_room=for_room)
+
+    # --- the slices ------------------------------------------------------------------------------
+
+    def _step(self) -> bool:
+        """One slice of everything; false if there was nothing to do."""
+        received = self._session.receive()
+        if received is None:
+            self._session.tend()
+        if self._session.is_ready and self._generation != self._session.generation:
+            self._begin_session()
+        did = received is not None
+        if received is not None and self._is_current():
+            self._handle(received)
+        if self._is_current():
+            if self._uploads.step():
+                self._moved_s = time.monotonic()
+                did = True
+            did = self._downloads.step() or did
+        did = self._hash_slice() or did
+        self._show_transfers()
+        return did
+
+    def _is_current(self) -> bool:
+        """Whether there is a session that was told of everything unfinished."""
+        return self._session.is_ready and self._generation == self._session.generation
+
+    def _hash_slice(self) -> bool:
+        job = next((job for job in self._jobs if job.hashing is not None), None)
+        if job is None or job.hashing is None:
+            return False
+        try:
+            next(job.hashing)
+        except StopIteration:
+            job.hashing = None
+            self._enter(job, JobPhase.UPLOADING)
+            if self._is_current():
+                self._resume(job)
+        except OSError as error:
+            text = (
+                f"expected to read {error.filename}, found: {error.strerror}; check the file and "
+                "submit again"
             )
-            self._refuse(ProtocolError("key_unknown", msg))
-        elif event is WireEvent.HANDSHAKE_FAILED:
-            msg = (
-                f"expected the server of the pairing link at {self._place}, found one that cannot "
-                "prove to be it; ask for a new link"
-            )
-            self._note_problem(ProtocolError("handshake_failed", msg))
-        elif self.state is not ConnectionState.READY:
-            self._note_problem(self._unreachable())
+            self._fail(job, InputError("file_unreadable", text))
+        except Ex4dError as error:
+            self._fail(job, error)
+        return True
 
-    @property
-    def _place(self) -> str:
-        return f"{self.endpoint.host}:{self.endpoint.port}"
+    def _hash_sources(
+        self,
+        job: _Job,
+        sources: dict[str, Path],
+        build_request: Callable[[tuple[FileRef, ...]], JobRequest],
+    ) -> Generator[None, None, None]:
+        """Name a job's files by their content and make its request.
 
-    def _unreachable(self) -> TransferError:
-        msg = (
-            f"expected a server at {self._place}, found none that answers; start it, or check the "
-            "address and the firewall. Trying again"
-        )
-        return TransferError("unreachable", msg)
+        Raises:
+            InputError: `file_name`, or what `build_request` raises.
+            TransferError: `file_changed`.
+            OSError: If a file cannot be read.
+        """
+        total_bytes = 0
+        for file in sources.values():
+            total_bytes += file.stat().st_size
+            yield
+        job.pace = Pace(total_bytes)
+        files: list[FileRef] = []
+        for path, file in sources.items():
+            hashing = hash_source(file)
+            while True:
+                try:
+                    job.pace.add(next(hashing))
+                except StopIteration as end:
+                    source: Source = end.value
+                    break
+                yield
+            files.append(_file_ref(path, source))
+            job.sources[source.sha256] = source
+            yield
+        job.files = tuple(files)
+        job.request = build_request(job.files)
 
-    def _say_hello(self) -> None:
-        hello = Hello(
-            request_id=uuid.uuid4().hex,
-            protocol_major=PROTOCOL_MAJOR,
-            protocol_minor=PROTOCOL_MINOR,
-            app_version=self._app_version,
-            limits=Limits(max_chunk_bytes=SLICE_BYTES),
-        )
-        self._ask(hello, self._on_welcome, self._refuse)
-
-    def _on_paired(self, _answer: Paired) -> None:
-        self._token = None
-        self._say_hello()
-
-    def _on_welcome(self, welcome: Welcome) -> None:
-        self._hello_since_s = None
-        self.welcome = welcome
-        self.problem = None
-        self._uploads.start_session(welcome.limits.max_chunk_bytes)
-        self._set_state(ConnectionState.READY)
+    def _show_transfers(self) -> None:
+        """Copy what the transfers have reached to where callers see it."""
         for job in self._jobs:
-            self._resume(job)
+            pace = job.download.pace if job.download is not None else job.pace
+            if pace is not None:
+                job.remote.bytes_moved = pace.moved_bytes
+                job.remote.bytes_total = pace.total_bytes
+                job.remote.fraction = pace.fraction
+                job.remote.eta_s = pace.eta_s
 
-    def _resume(self, job: RemoteJob) -> None:
-        """Take up a job in a new session, where the last one left it."""
-        if job.phase is JobPhase.UPLOADING:
-            self._offer(job)
-        elif job.phase is JobPhase.DOWNLOADING and job.download is not None:
-            job.download.start_session()
-        elif job.has_ended or job.phase is JobPhase.HASHING:
+    def _check_stall(self) -> None:
+        """Take transfers up anew if nothing came for long although something should."""
+        if not self._is_current():
             return
-        elif job.job_id is None:
-            self._send_request(job)
+        is_waiting = self._downloads.is_waiting or any(
+            job.asked_id or (job.remote.phase is JobPhase.UPLOADING and job.missing)
+            for job in self._jobs
+        )
+        if not is_waiting:
+            self._moved_s = time.monotonic()
+        elif time.monotonic() - self._moved_s > STALL_S:
+            text = (
+                f"expected the server to go on with a transfer, found it silent for {STALL_S:.0f} "
+                "s; it is taken up anew"
+            )
+            self._session.restart(TransferError("stalled", text))
+
+    # --- sessions --------------------------------------------------------------------------------
+
+    def _begin_session(self) -> None:
+        """Ask a new session for everything that is unfinished."""
+        self._generation = self._session.generation
+        self._moved_s = time.monotonic()
+        self._uploads.forget()
+        self._downloads.begin()
+        for job in list(self._jobs):
+            self._resume(job)
+        for request_id in self._listings:
+            self._session.post(JobListRequest(request_id=request_id))
+
+    def _resume(self, job: _Job) -> None:
+        """Ask for what a job needs next."""
+        job.asked_id = ""
+        if job.hashing is not None or job.download is not None:
+            return
+        if job.remote.job_id:
+            job.asked_id = uuid.uuid4().hex
+            self._session.post(
+                JobWatch(request_id=job.asked_id, job_id=job.remote.job_id, after_seq=job.seq)
+            )
+            if job.is_cancel_wanted:
+                self._ask_to_cancel(job)
+        elif job.remote.phase is JobPhase.UPLOADING:
+            self._offer(job)
         else:
-            self._watch(job)
-            if job.wants_cancel:
-                self._request_cancel(job)
+            self._submit(job)
 
-    def _drop_session(self) -> None:
-        """The connection is gone: nothing that was asked will be answered."""
-        self._uploads.end_session()
-        self._answers.clear()
-        self._refusals.clear()
-        self._hello_since_s = None
-        self._download_credit_bytes = 0
-        self._is_window_open = False
+    def _offer(self, job: _Job) -> None:
+        job.asked_id = uuid.uuid4().hex
+        job.offers += 1
+        job.missing.clear()
+        self._post_for(job, BlobOffer(request_id=job.asked_id, blobs=job.files))
 
-    def _refuse(self, error: Ex4dError) -> None:
-        self._drop_session()
-        self._close_wire()
-        self.problem = error
-        self._set_state(ConnectionState.REFUSED)
+    def _submit(self, job: _Job) -> None:
+        if not job.is_cancel_wanted:
+            self._enter(job, JobPhase.SUBMITTING)
+        if job.request is not None:
+            # The server knows the request by its id, so asking twice is asking once.
+            job.asked_id = job.remote.request_id
+            self._post_for(job, JobSubmit(request_id=job.asked_id, job=job.request))
 
-    def _note_problem(self, error: Ex4dError) -> None:
-        if self.problem is None or self.problem.code != error.code:
-            self.problem = error
-            self._has_changed = True
+    def _post_for(self, job: _Job, message: BlobOffer | JobSubmit) -> None:
+        try:
+            self._session.post(message)
+        except ProtocolError as error:
+            self._fail(job, error)
 
-    def _set_state(self, state: ConnectionState) -> None:
-        self.state = state
-        self._has_changed = True
+    def _ask_to_cancel(self, job: _Job) -> None:
+        job.asked_id = uuid.uuid4().hex
+        self._session.post(JobCancel(request_id=job.asked_id, job_id=job.remote.job_id or ""))
 
     # --- messages --------------------------------------------------------------------------------
 
-    def _send(self, message: ClientMessage) -> bool:
-        return self._wire is not None and self._wire.send(message)
-
-    def _ask(
-        self,
-        request: Any,
-        answered: Callable[[Any], None],
-        refused: Callable[[Ex4dError], None],
-    ) -> None:
-        # Where this cannot be sent there is no session, and the next one asks again.
-        if self._send(request):
-            self._answers[request.request_id] = answered
-            self._refusals[request.request_id] = refused
-
-    def _receive(self) -> bool:
-        """Deal with one message; false where there is none."""
-        if self._wire is None:
-            return False
-        try:
-            received = self._wire.receive()
-        except ProtocolError as error:
-            self._refuse(error)
-            return True
-        if received is None:
-            return False
-        self._dispatch(*received)
-        return True
-
-    def _dispatch(self, message: ServerMessage, payload: bytes) -> None:
+    def _handle(self, received: Received) -> None:
+        message = received.message
+        self._moved_s = time.monotonic()
         match message:
             case BlobChunk():
-                self._on_chunk(message, payload)
+                self._downloads.take(message, received.payload)
             case BlobCredit():
-                self._uploads.credit(message.grant_bytes)
+                self._uploads.allow(message.grant_bytes)
             case BlobDone():
-                self._on_blob_done(message.sha256)
+                self._note_done(message.sha256)
+            case BlobWant():
+                self._note_want(message)
+            case JobAccepted():
+                self._note_accepted(message)
             case JobEvent():
-                self._on_event(message)
+                for job in [job for job in self._jobs if job.remote.job_id == message.job_id]:
+                    self._note_event(job, message)
+            case JobList():
+                callback = self._listings.pop(message.in_reply_to, None)
+                if callback is not None:
+                    callback(message.jobs)
             case Error():
-                self._on_error(message)
-            case Pong():
-                pass
+                self._note_error(message)
             case _:
-                answered = self._answers.pop(message.in_reply_to, None)
-                self._refusals.pop(message.in_reply_to, None)
-                if answered is not None:
-                    answered(message)
+                # The session dealt with the others.
+                pass
 
-    def _on_error(self, message: Error) -> None:
-        error = ProtocolError(message.code, message.message)
-        self._answers.pop(message.in_reply_to, None)
-        refused = self._refusals.pop(message.in_reply_to, None)
-        if refused is not None:
-            refused(error)
-        elif message.code == "hello_required":
-            self._say_hello()
-        else:
-            self._refuse(error)
+    def _asking(self, request_id: str) -> _Job | None:
+        return next((job for job in self._jobs if job.asked_id == request_id), None)
 
-    # --- work ------------------------------------------------------------------------------------
-
-    def _work(self) -> bool:
-        """Do one slice of each kind of work; false where there was none."""
-        did_work = False
-        for job in self._jobs:
-            try:
-                did_work = self._bring_on(job) or did_work
-            except Ex4dError as error:
-                job.fail(error)
-                self._has_changed = True
-        if self._wire is not None and self._uploads.has_work:
-            did_work = self._uploads.step(self._wire) > 0 or did_work
-        return did_work
-
-    def _bring_on(self, job: RemoteJob) -> bool:
-        if job.phase is JobPhase.HASHING and job.hasher is not None:
-            if not job.hasher.is_done:
-                job.hasher.step()
-                self._note_moved(job, job.hasher.bytes_done)
-            else:
-                self._end_hashing(job, job.hasher)
-            return True
-        if job.phase is JobPhase.DOWNLOADING and job.download is not None:
-            return self._bring_on_download(job, job.download)
-        return False
-
-    def _note_moved(self, job: RemoteJob, bytes_moved: int) -> None:
-        before = int(job.fraction * 100)
-        job.moved(bytes_moved)
-        # A redraw for each chunk would be seen by nobody and felt by everybody.
-        self._has_changed = self._has_changed or int(job.fraction * 100) != before
-
-    # --- uploads ---------------------------------------------------------------------------------
-
-    def _end_hashing(self, job: RemoteJob, hasher: FileHasher) -> None:
-        if job.build_request is None:
-            raise InputError("request_missing", "expected a job to be made of the files")
-        job.request = job.build_request(tuple(hasher.files))
-        for file, (path, stamp) in zip(hasher.files, hasher.hashed, strict=True):
-            job.blobs[file.sha256] = LocalBlob(path, file.sha256, file.size_bytes, stamp)
-        job.hasher = None
-        job.enter(JobPhase.UPLOADING, sum(blob.size_bytes for blob in job.blobs.values()))
-        self._has_changed = True
-        if self.state is ConnectionState.READY:
-            self._offer(job)
-
-    def _offer(self, job: RemoteJob) -> None:
-        self._uploads.add(job.blobs)
-        job.missing = set(job.blobs)
-        offer = BlobOffer(
-            request_id=uuid.uuid4().hex,
-            blobs=tuple(
-                FileRef(path="blob", sha256=blob.sha256, size_bytes=blob.size_bytes)
-                for blob in job.blobs.values()
-            ),
-        )
-
-        def wanted(want: BlobWant) -> None:
-            if job.phase is not JobPhase.UPLOADING:
+    def _note_want(self, want: BlobWant) -> None:
+        job = self._asking(want.in_reply_to)
+        if job is None or job.remote.phase is not JobPhase.UPLOADING:
+            return
+        job.asked_id = ""
+        left_bytes = 0
+        for need in want.needs:
+            source = job.sources.get(need.sha256)
+            if source is None or need.have_bytes >= source.size_bytes:
+                text = (
+                    "expected the server to want bytes that were offered, found it wanting others; "
+                    "update client and server"
+                )
+                self._session.restart(ProtocolError("message_invalid", text))
                 return
-            job.missing = {need.sha256 for need in want.needs}
-            self._uploads.want(want)
-            self._note_uploaded(job)
+            job.missing.add(need.sha256)
+            left_bytes += source.size_bytes - need.have_bytes
+            self._uploads.add(source, need.have_bytes)
+        total_bytes = sum(source.size_bytes for source in job.sources.values())
+        job.pace = Pace(total_bytes, total_bytes - left_bytes)
+        if not job.missing:
+            self._submit(job)
 
-        def refused(error: Ex4dError) -> None:
-            self._abort_upload(job)
+    def _note_sent(self, sha256: str, count: int) -> None:
+        for job in self._jobs:
+            if sha256 in job.missing and job.pace is not None:
+                job.pace.add(count)
+
+    def _note_done(self, sha256: str) -> None:
+        self._uploads.remove(sha256)
+        for job in list(self._jobs):
+            if sha256 in job.missing:
+                job.missing.discard(sha256)
+                if not job.missing:
+                    self._submit(job)
+
+    def _note_accepted(self, accepted: JobAccepted) -> None:
+        job = self._asking(accepted.in_reply_to)
+        if job is None or job.remote.job_id:
+            return
+        job.asked_id = ""
+        job.remote.job_id = accepted.job_id
+        if job.is_cancel_wanted:
+            self._ask_to_cancel(job)
+        else:
+            self._enter(job, JobPhase.QUEUED)
+
+    def _note_event(self, job: _Job, event: JobEvent) -> None:
+        remote = job.remote
+        if event.seq <= job.seq or event.attempt < remote.attempt or job.download is not None:
+            return
+        job.seq = event.seq
+        job.asked_id = ""
+        remote.attempt = event.attempt
+        if event.state == "failed":
+            self._fail(job, Ex4dError(event.error_code, event.error_message))
+        elif event.state == "cancelled" or (event.state == "done" and job.is_cancel_wanted):
+            self._end(job, JobPhase.CANCELLED)
+        elif event.state == "done":
+            self._download(job, event)
+        else:
+            phase = JobPhase.CANCELLING if job.is_cancel_wanted else _PHASE_OF_STATE[event.state]
+            self._enter(job, phase)
+            remote.stage = event.stage
+            remote.fraction = min(1.0, event.done / event.total) if event.total else 0.0
+            remote.eta_s = event.eta_s
+
+    def _note_error(self, error: Error) -> None:
+        if self._downloads.refuse(error):
+            return
+        self._listings.pop(error.in_reply_to, None)
+        job = self._asking(error.in_reply_to) if error.in_reply_to else None
+        if job is None:
+            _log.warning("the server refused something: %s (%s)", error.message, error.code)
+            return
+        job.asked_id = ""
+        phase = job.remote.phase
+        if error.code == "blob_missing" and job.offers < _MAX_OFFERS and job.sources:
+            self._enter(job, JobPhase.UPLOADING)
+            self._offer(job)
+        elif error.code == "not_found" and phase is JobPhase.CANCELLING:
+            # What the server does not know cannot run.
+            self._end(job, JobPhase.CANCELLED)
+        else:
+            self._fail(job, InputError(error.code, error.message))
+
+    # --- the end of a job ------------------------------------------------------------------------
+
+    def _download(self, job: _Job, event: JobEvent) -> None:
+        def end(error: Ex4dError | None) -> None:
+            self._show_transfers()
+            if error is None:
+                self._end(job, JobPhase.DONE)
+            else:
+                self._fail(job, error)
+
+        self._enter(job, JobPhase.DOWNLOADING)
+        try:
+            job.download = Download(job.remote.folder, event.job_id, event.files, end)
+        except ProtocolError as error:
+            self._fail(job, error)
+            return
+        self._downloads.start(job.download)
+
+    def _fail_upload(self, sha256: str, error: Ex4dError) -> None:
+        for job in [job for job in self._jobs if sha256 in job.missing]:
             self._fail(job, error)
 
-        self._ask(offer, wanted, refused)
+    def _fail(self, job: _Job, error: Ex4dError) -> None:
+        job.remote.error = error
+        self._end(job, JobPhase.FAILED)
 
-    def _on_blob_done(self, sha256: str) -> None:
-        self._uploads.forget(sha256)
-        for job in self._jobs:
-            if job.phase is JobPhase.UPLOADING and sha256 in job.missing:
-                job.missing.discard(sha256)
-                self._note_uploaded(job)
+    def _end(self, job: _Job, phase: JobPhase) -> None:
+        """Enter a final phase and let go of what the job held."""
+        if job.hashing is not None:
+            job.hashing.close()
+        self._jobs.remove(job)
+        still_needed = {sha256 for other in self._jobs for sha256 in other.missing}
+        for sha256 in job.missing - still_needed:
+            self._uploads.abort(sha256)
+        self._enter(job, phase)
+        if phase is JobPhase.DONE:
+            job.remote.fraction = 1.0
 
-    def _note_uploaded(self, job: RemoteJob) -> None:
-        missing_bytes = sum(job.blobs[sha256].size_bytes for sha256 in job.missing)
-        self._note_moved(job, job.bytes_total - missing_bytes)
-        if not job.missing:
-            job.enter(JobPhase.SUBMITTING)
-            self._has_changed = True
-            self._send_request(job)
+    def _enter(self, job: _Job, phase: JobPhase) -> None:
+        """Begin a phase; what was shown of the last one does not hold any more."""
+        remote = job.remote
+        if remote.phase is not phase:
+            remote.phase = phase
+            remote.stage = ""
+            remote.fraction = 0.0
+            remote.eta_s = None
+            job.pace = None
 
-    def _upload_failed(self, sha256: str, error: TransferError) -> None:
-        for job in self._jobs:
-            if job.phase is JobPhase.UPLOADING and sha256 in job.missing:
-                self._abort_upload(job)
-                self._fail(job, error)
 
-    def _abort_upload(self, job: RemoteJob) -> None:
-        """Stop sending what no other job of ours needs."""
-        needed: set[str] = set()
-        for other in self._jobs:
-            if other is not job and other.phase is JobPhase.UPLOADING:
-                needed |= other.missing
-        for sha256 in job.missing - needed:
-            self._uploads.forget(sha256)
-            self._send(BlobAbort(sha256=sha256))
+def _file_ref(path: str, source: Source) -> FileRef:
+    """Name a file for the server.
 
-    # --- requests --------------------------------------------------------------------------------
+    Raises:
+        InputError: `file_name`.
+    """
+    plain = {"path": path, "sha256": source.sha256, "size_bytes": source.size_bytes}
+    try:
+        return msgspec.convert(plain, FileRef)
+    except msgspec.ValidationError:
+        text = (
+            f"expected a name of plain letters, digits, ., - and _ in one folder at most, found "
+            f"{path!r}; rename the file"
+        )
+        raise InputError("file_name", text) from None
 
-    def _send_request(self, job: RemoteJob) -> None:
-        if job.request is None:
-            return
 
-        def accepted(answer: JobAccepted) -> None:
-            job.job_id = answer.job_id
-            if job.wants_cancel:
-                self._request_cancel(job)
-            elif job.phase is JobPhase.SUBMITTING:
-                job.enter(JobPhase.QUEUED)
-            self._has_changed = True
+def run_until(
+    client: Client,
+    is_over: Callable[[], bool],
+    *,
+    timeout_s: float = math.inf,
+    on_change: Callable[[], None] = lambda: None,
+) -> None:
+    """Poll until something holds: the whole event loop of a program that does nothing else.
 
-        def refused(error: Ex4dError) -> None:
-            job.times_offered += 1
-            if error.code == "blob_missing" and job.times_offered < _MAX_OFFERS:
-                job.enter(JobPhase.UPLOADING, sum(blob.size_bytes for blob in job.blobs.values()))
-                self._offer(job)
-            else:
-                self._fail(job, error)
+    Args:
+        client: Whom to poll.
+        is_over: What to wait for.
+        timeout_s: At most so long.
+        on_change: Called after each poll in which something changed.
 
-        self._ask(JobSubmit(request_id=job.request_id, job=job.request), accepted, refused)
-
-    def _watch(self, job: RemoteJob) -> None:
-        if job.job_id is None:
-            return
-        watch = JobWatch(request_id=uuid.uuid4().hex, job_id=job.job_id, after_seq=job.last_seq)
-        self._expect_events(watch, job)
-
-    def _request_cancel(self, job: RemoteJob) -> None:
-        if job.job_id is None:
-            return
-        self._expect_events(JobCancel(request_id=uuid.uuid4().hex, job_id=job.job_id), job)
-
-    def _expect_events(self, request: JobWatch | JobCancel, job: RemoteJob) -> None:
-        """Send a request that is answered by events, or refused."""
-        if self._send(request):
-            self._refusals[request.request_id] = lambda error: self._fail(job, error)
-
-    def _on_event(self, event: JobEvent) -> None:
-        for job in self._jobs:
-            if job.job_id != event.job_id or job.has_ended or job.phase is JobPhase.DOWNLOADING:
-                continue
-            if not job.take(event):
-                continue
-            self._has_changed = True
-            if event.state in FINAL_STATES:
-                self._on_end(job, event)
-
-    def _on_end(self, job: RemoteJob, event: JobEvent) -> None:
-        if event.state == "failed":
-            job.fail(Ex4dError(event.error_code, event.error_message))
-        elif event.state == "cancelled" or job.wants_cancel:
-            job.fail(CancelledError())
+    Raises:
+        Ex4dError: Why the server refuses the connection.
+        TransferError: `timeout`.
+    """
+    deadline_s = time.monotonic() + timeout_s
+    while not is_over():
+        if client.state is ConnectionState.REFUSED and client.problem is not None:
+            raise client.problem
+        left_s = deadline_s - time.monotonic()
+        if left_s <= 0.0:
+            why = f": {client.problem.message}" if client.problem else ""
+            text = f"expected an end within {timeout_s:g} s, found none{why}; try again"
+            raise TransferError("timeout", text)
+        if client.poll(0.05):
+            on_change()
         else:
-            self._start_download(job, event)
-
-    def _fail(self, job: RemoteJob, error: Ex4dError) -> None:
-        if not job.has_ended:
-            job.fail(error)
-            self._has_changed = True
-
-    # --- downloads -------------------------------------------------------------------------------
-
-    def _start_download(self, job: RemoteJob, event: JobEvent) -> None:
-        job.files = event.files
-        try:
-            job.download = Download(event.files, job.folder, event.job_id)
-        except TransferError as error:
-            job.fail(error)
-            return
-        job.stage = ""
-        job.enter(JobPhase.DOWNLOADING, job.download.bytes_total)
-
-    def _bring_on_download(self, job: RemoteJob, download: Download) -> bool:
-        did_work = False
-        if download.has_work:
-            did_work = True
-            if download.step():
-                job.enter(JobPhase.DONE)
-                self._has_changed = True
-                return True
-        if self.state is ConnectionState.READY:
-            self._fetch(job, download.next_fetches())
-        return did_work
-
-    def _fetch(self, job: RemoteJob, fetches: Iterable[tuple[str, int]]) -> None:
-        for sha256, offset_bytes in fetches:
-            fetch = BlobFetch(request_id=uuid.uuid4().hex, sha256=sha256, offset_bytes=offset_bytes)
-            if self._send(fetch):
-                self._refusals[fetch.request_id] = lambda error: self._fail(job, error)
-            if not self._is_window_open and self.welcome is not None:
-                self._is_window_open = True
-                self._send(BlobCredit(grant_bytes=self.welcome.limits.window_bytes))
-
-    def _on_chunk(self, chunk: BlobChunk, payload: bytes) -> None:
-        for job in self._jobs:
-            download = job.download
-            if job.phase is JobPhase.DOWNLOADING and download and download.wants(chunk.sha256):
-                try:
-                    download.chunk(chunk.sha256, chunk.offset_bytes, payload)
-                except TransferError as error:
-                    self._fail(job, error)
-                else:
-                    self._note_moved(job, download.bytes_done)
-                break
-        self._download_credit_bytes += len(payload)
-        if self._download_credit_bytes >= min(_CREDIT_PORTION_BYTES, self._window_bytes // 4):
-            self._send(BlobCredit(grant_bytes=self._download_credit_bytes))
-            self._download_credit_bytes = 0
-
-    @property
-    def _window_bytes(self) -> int:
-        return Limits().window_bytes if self.welcome is None else self.welcome.limits.window_bytes
+            client.wait(min(left_s, 0.5))

@@ -1,139 +1,61 @@
-"""A job as its client sees it, from the first file hashed to the last result on disk."""
+"""What a caller sees of a job."""
 
-import time
-from collections.abc import Callable
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from ..errors import CancelledError, Ex4dError
-from ..protocol.documents import FileRef
-from ..protocol.messages import JobEvent, JobRequest
-from .downloads import Download
-from .hashing import FileHasher
-from .uploads import LocalBlob
-
-BuildRequest = Callable[[tuple[FileRef, ...]], JobRequest]
-
-#: Seconds over which the speed of a transfer is averaged.
-_SPEED_WINDOW_S = 3.0
+from ..errors import Ex4dError
 
 
 class JobPhase(Enum):
-    """Where a job stands, in the order in which it goes through them."""
+    """What is being done about a job, here or at the server."""
 
+    #: Its files are read, to name them by their content.
     HASHING = "hashing"
     UPLOADING = "uploading"
+    #: The request is on its way.
     SUBMITTING = "submitting"
     QUEUED = "queued"
     RUNNING = "running"
+    #: The end was asked for and is not confirmed yet.
     CANCELLING = "cancelling"
+    #: Its results are fetched.
     DOWNLOADING = "downloading"
+    #: The results are complete in `folder`.
     DONE = "done"
     FAILED = "failed"
     CANCELLED = "cancelled"
 
 
-ENDED = frozenset({JobPhase.DONE, JobPhase.FAILED, JobPhase.CANCELLED})
-_FROM_STATE = {
-    "queued": JobPhase.QUEUED,
-    "running": JobPhase.RUNNING,
-    "cancelling": JobPhase.CANCELLING,
-}
+FINAL_PHASES = frozenset({JobPhase.DONE, JobPhase.FAILED, JobPhase.CANCELLED})
 
 
+@dataclass(eq=False)
 class RemoteJob:
-    """A job of this client. Read it; the client alone changes it.
+    """A job and how far it has come. The client writes it; others only read it."""
 
-    Attributes:
-        request_id: Made here; the same id with the same request is the same job.
-        job_id: Made by the server; None until it accepted the job.
-        phase: Where the job stands.
-        stage: What the server is doing, for people; empty where it says nothing.
-        fraction: How far the phase has come, 0..1.
-        eta_s: Seconds until the phase ends; None while unknown.
-        error: Why it failed; None unless `phase` is FAILED.
-        bytes_moved: Bytes hashed, sent or fetched in this phase.
-        bytes_total: Of how many.
-        attempt: How many times the server started it.
-        folder: Where the results go, or are.
-        files: The results; empty before they are known.
-    """
-
-    def __init__(self, request_id: str, folder: Path) -> None:
-        self.request_id = request_id
-        self.job_id: str | None = None
-        self.phase = JobPhase.HASHING
-        self.stage = ""
-        self.fraction = 0.0
-        self.eta_s: float | None = None
-        self.error: Ex4dError | None = None
-        self.bytes_moved = 0
-        self.bytes_total = 0
-        self.attempt = 0
-        self.folder = folder
-        self.files: tuple[FileRef, ...] = ()
-        # What the client needs to bring it on.
-        self.build_request: BuildRequest | None = None
-        self.request: JobRequest | None = None
-        self.hasher: FileHasher | None = None
-        self.blobs: dict[str, LocalBlob] = {}
-        self.missing: set[str] = set()
-        self.download: Download | None = None
-        self.last_seq = -1
-        self.wants_cancel = False
-        self.times_offered = 0
-        self._speed_start = (0.0, 0)
+    #: Name of the request; empty for a job that was attached to.
+    request_id: str
+    #: Where the results go. It appears when all of them are there.
+    folder: Path
+    phase: JobPhase = JobPhase.HASHING
+    #: Given by the server; None before.
+    job_id: str | None = None
+    #: What the server is doing, for people: `rendering`; empty otherwise.
+    stage: str = ""
+    #: How far the present phase has come, 0..1.
+    fraction: float = 0.0
+    #: Seconds that the phase should still take; None while unknown.
+    eta_s: float | None = None
+    #: Bytes hashed, sent or fetched in the present phase, and all of them.
+    bytes_moved: int = 0
+    bytes_total: int = 0
+    #: How many times the server has started the job.
+    attempt: int = 0
+    #: Why it failed.
+    error: Ex4dError | None = None
 
     @property
-    def has_ended(self) -> bool:
-        """Whether nothing more will come."""
-        return self.phase in ENDED
-
-    def enter(self, phase: JobPhase, bytes_total: int = 0) -> None:
-        """Begin a phase."""
-        self.phase = phase
-        self.fraction = 1.0 if phase is JobPhase.DONE else 0.0
-        self.eta_s = None
-        self.bytes_moved = 0
-        self.bytes_total = bytes_total
-        self._speed_start = (time.monotonic(), 0)
-
-    def moved(self, bytes_moved: int) -> None:
-        """Note how many bytes of the phase are done."""
-        self.bytes_moved = bytes_moved
-        if self.bytes_total:
-            self.fraction = min(1.0, bytes_moved / self.bytes_total)
-        start_s, start_bytes = self._speed_start
-        now_s = time.monotonic()
-        if now_s - start_s > 0.5 and bytes_moved > start_bytes:
-            speed = (bytes_moved - start_bytes) / (now_s - start_s)
-            self.eta_s = (self.bytes_total - bytes_moved) / speed
-            if now_s - start_s > _SPEED_WINDOW_S:
-                self._speed_start = (now_s, bytes_moved)
-
-    def fail(self, error: Ex4dError) -> None:
-        """End the job; what was made at the server or fetched stays there."""
-        self.release()
-        self.error = None if isinstance(error, CancelledError) else error
-        self.enter(JobPhase.CANCELLED if self.error is None else JobPhase.FAILED)
-
-    def release(self) -> None:
-        """Let go of open files."""
-        if self.hasher is not None:
-            self.hasher.close()
-        if self.download is not None:
-            self.download.close()
-
-    def take(self, event: JobEvent) -> bool:
-        """Note an event of a job that has not ended at the server; true if it was news."""
-        if event.seq <= self.last_seq:
-            return False
-        self.last_seq = event.seq
-        self.attempt = event.attempt
-        self.stage = event.stage
-        self.phase = _FROM_STATE.get(event.state, self.phase)
-        if self.wants_cancel and self.phase is not JobPhase.DOWNLOADING:
-            self.phase = JobPhase.CANCELLING
-        self.fraction = event.done / event.total if event.total else 0.0
-        self.eta_s = event.eta_s
-        return True
+    def is_over(self) -> bool:
+        """Whether nothing more will happen."""
+        return self.phase in FINAL_PHASES

@@ -1,129 +1,143 @@
-"""Files on their way to the server, under its credit, each byte once."""
+"""Files on their way to the server, one after the other, as far as its credit goes."""
 
-import os
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from io import FileIO
 
-from ..errors import TransferError
-from ..protocol.messages import BlobChunk, BlobWant
-from .hashing import SLICE_BYTES, check_unchanged, open_to_read
-from .wire import Wire
-
-
-@dataclass(frozen=True)
-class LocalBlob:
-    """A file to send."""
-
-    path: Path
-    sha256: str
-    size_bytes: int
-    #: Size and modification time when it was hashed.
-    stamp: tuple[int, int]
+from ..errors import Ex4dError, TransferError
+from ..protocol.messages import BlobAbort, BlobChunk
+from .session import Session
+from .slices import Source
 
 
 @dataclass
-class _Sending:
-    blob: LocalBlob
+class _Upload:
+    source: Source
+    #: What is handed over to libzmq or was at the server before.
     offset_bytes: int
-    descriptor: int = -1
 
 
 class Uploads:
-    """Sends what the server asked for.
+    """What the server wants and has not confirmed yet.
 
     Args:
-        on_failed: Told which blob could not be sent, and why.
+        session: The way to the server.
+        on_sent: Told the SHA-256 of a blob and how many bytes of it were sent.
+        on_failure: Told the SHA-256 of a blob that cannot be sent, and why.
     """
 
-    def __init__(self, on_failed: Callable[[str, TransferError], None]) -> None:
-        self._on_failed = on_failed
-        self._known: dict[str, LocalBlob] = {}
-        self._queue: deque[_Sending] = deque()
-        self._queued: set[str] = set()
+    def __init__(
+        self,
+        session: Session,
+        on_sent: Callable[[str, int], None],
+        on_failure: Callable[[str, Ex4dError], None],
+    ) -> None:
+        self._session = session
+        self._on_sent = on_sent
+        self._on_failure = on_failure
         self._credit_bytes = 0
-        self._max_chunk_bytes = SLICE_BYTES
+        self._waiting: dict[str, _Upload] = {}
+        #: Sent to the end, not yet confirmed.
+        self._unconfirmed: set[str] = set()
+        self._file: FileIO | None = None
 
-    @property
-    def has_work(self) -> bool:
-        """Whether something could be sent now."""
-        return bool(self._queue) and self._credit_bytes > 0
-
-    def start_session(self, max_chunk_bytes: int) -> None:
-        """A new session: its credit starts at nothing, and what is missing is asked for anew."""
-        self.end_session()
-        self._max_chunk_bytes = min(max_chunk_bytes, SLICE_BYTES)
-
-    def end_session(self) -> None:
-        """The session is over."""
-        for sending in self._queue:
-            _close(sending)
-        self._queue.clear()
-        self._queued.clear()
+    def forget(self) -> None:
+        """Forget everything: the connection is gone, and credit with it."""
+        self._close_file()
         self._credit_bytes = 0
+        self._waiting.clear()
+        self._unconfirmed.clear()
 
-    def add(self, blobs: dict[str, LocalBlob]) -> None:
-        """Blobs that the server may ask for."""
-        self._known.update(blobs)
+    def add(self, source: Source, have_bytes: int) -> None:
+        """Send a file from `have_bytes` on, unless it is on its way already."""
+        if source.sha256 not in self._waiting and source.sha256 not in self._unconfirmed:
+            self._waiting[source.sha256] = _Upload(source, have_bytes)
 
-    def want(self, want: BlobWant) -> None:
-        """The server asked for blobs; what it has of them is not sent again."""
-        for need in want.needs:
-            blob = self._known.get(need.sha256)
-            if blob is not None and need.sha256 not in self._queued:
-                self._queued.add(need.sha256)
-                self._queue.append(_Sending(blob, need.have_bytes))
-
-    def credit(self, grant_bytes: int) -> None:
-        """The server takes more bytes."""
+    def allow(self, grant_bytes: int) -> None:
+        """The server takes so many bytes more."""
         self._credit_bytes += grant_bytes
 
-    def forget(self, sha256: str) -> None:
-        """The server has the blob, or nobody wants it sent any more."""
-        self._known.pop(sha256, None)
-        self._queued.discard(sha256)
-        for sending in [item for item in self._queue if item.blob.sha256 == sha256]:
-            _close(sending)
-            self._queue.remove(sending)
+    def remove(self, sha256: str) -> None:
+        """The server has the whole blob."""
+        self._unconfirmed.discard(sha256)
+        # Another client of the same user may have sent it meanwhile.
+        self._take_out(sha256)
 
-    def step(self, wire: Wire) -> int:
-        """Send one chunk; how many bytes went, 0 where the socket is full."""
-        sending = self._queue[0]
+    def abort(self, sha256: str) -> None:
+        """Send no more of a blob."""
+        if sha256 in self._unconfirmed or sha256 in self._waiting:
+            self._unconfirmed.discard(sha256)
+            self._take_out(sha256)
+            self._session.post(BlobAbort(sha256=sha256))
+
+    @property
+    def is_sendable(self) -> bool:
+        """Whether bytes could leave if there is room for them."""
+        return bool(self._waiting) and self._chunk_bytes() <= self._credit_bytes
+
+    def step(self) -> bool:
+        """Send one chunk; false if none can be sent now."""
+        if not self.is_sendable:
+            return False
+        sha256, upload = next(iter(self._waiting.items()))
         try:
-            data = self._read(sending)
+            count = self._send_chunk(upload)
+        except OSError as error:
+            text = (
+                f"expected to read {upload.source.path}, found: {error.strerror}; check the file "
+                "and submit again"
+            )
+            self._give_up(sha256, TransferError("file_unreadable", text))
+            return True
         except TransferError as error:
-            self.forget(sending.blob.sha256)
-            self._on_failed(sending.blob.sha256, error)
-            return 0
-        chunk = BlobChunk(sha256=sending.blob.sha256, offset_bytes=sending.offset_bytes)
-        if data and not wire.send(chunk, data):
-            os.lseek(sending.descriptor, sending.offset_bytes, os.SEEK_SET)
-            return 0
-        sending.offset_bytes += len(data)
-        self._credit_bytes -= len(data)
-        if sending.offset_bytes == sending.blob.size_bytes:
-            _close(sending)
-            self._queue.popleft()
-        return len(data)
+            self._give_up(sha256, error)
+            return True
+        if count == 0:
+            return False
+        upload.offset_bytes += count
+        if upload.offset_bytes == upload.source.size_bytes:
+            self._take_out(sha256)
+            self._unconfirmed.add(sha256)
+        self._on_sent(sha256, count)
+        return True
 
-    def _read(self, sending: _Sending) -> bytes:
-        blob = sending.blob
-        if sending.descriptor < 0:
-            check_unchanged(blob.path, blob.stamp)
-            sending.descriptor = open_to_read(blob.path)
-            os.lseek(sending.descriptor, sending.offset_bytes, os.SEEK_SET)
-        count = min(
-            self._max_chunk_bytes, self._credit_bytes, blob.size_bytes - sending.offset_bytes
+    def _chunk_bytes(self) -> int:
+        """Size of the next chunk."""
+        upload = next(iter(self._waiting.values()))
+        limits = self._session.limits
+        return min(
+            limits.max_chunk_bytes,
+            limits.window_bytes,
+            upload.source.size_bytes - upload.offset_bytes,
         )
-        data = os.read(sending.descriptor, count)
-        if len(data) != count:
-            msg = f"expected {count} more bytes of {blob.path.name}, found {len(data)}; the file "
-            raise TransferError("source_changed", msg + "changed meanwhile: submit again")
-        return data
 
+    def _send_chunk(self, upload: _Upload) -> int:
+        """Send the next bytes of a file; how many, 0 if there is no room."""
+        if self._file is None:
+            self._file = FileIO(upload.source.path, "rb")
+            upload.source.check_unchanged(self._file.fileno())
+        count = self._chunk_bytes()
+        self._file.seek(upload.offset_bytes)
+        payload = self._file.read(count)
+        if upload.offset_bytes + count == upload.source.size_bytes or len(payload) < count:
+            # With the last bytes the server would find out, but could not say what is wrong.
+            upload.source.check_unchanged(self._file.fileno())
+        chunk = BlobChunk(sha256=upload.source.sha256, offset_bytes=upload.offset_bytes)
+        if not self._session.send_chunk(chunk, payload):
+            return 0
+        self._credit_bytes -= count
+        return count
 
-def _close(sending: _Sending) -> None:
-    if sending.descriptor >= 0:
-        os.close(sending.descriptor)
-        sending.descriptor = -1
+    def _give_up(self, sha256: str, error: Ex4dError) -> None:
+        self.abort(sha256)
+        self._on_failure(sha256, error)
+
+    def _take_out(self, sha256: str) -> None:
+        if self._waiting and next(iter(self._waiting)) == sha256:
+            self._close_file()
+        self._waiting.pop(sha256, None)
+
+    def _close_file(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
