@@ -1,4 +1,4 @@
-"""Meshes, trajectories and pictures against what the reference code made.
+"""Meshes and pictures against what the reference code made.
 
 EX4D_GOLDEN=<dir> pytest tests/golden -k recon   runs them on any other set of this layout.
 """
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import golden_files, required, sibling
 
-from ex4d.camera import Intrinsics, move, reference_extrinsics
+from ex4d.camera import Intrinsics
 from ex4d.dwmesh import REFERENCE_RULES, DWMesh, build_dwmesh
 from ex4d.raster import VISIBLE_ALPHA
 from ex4d.raster.cpu import CpuRasteriser
@@ -23,9 +23,7 @@ VERTICES_OF_TWO_FACES = 6
 def camera_of(arrays: np.lib.npyio.NpzFile) -> Intrinsics:
     height_px, width_px = arrays["depth"].shape
     matrix = arrays["K"].astype(np.float64)
-    return Intrinsics(
-        width_px, height_px, matrix[0, 0], matrix[1, 1], matrix[0, 2], matrix[1, 2]
-    )
+    return Intrinsics(width_px, height_px, matrix[0, 0], matrix[1, 1], matrix[0, 2], matrix[1, 2])
 
 
 def mesh_of(arrays: np.lib.npyio.NpzFile) -> DWMesh:
@@ -51,26 +49,6 @@ def test_mesh_without_the_half_pixel_differs(path: Path | None) -> None:
     with np.load(required(path)) as arrays:
         mesh = build_dwmesh(arrays["depth"], arrays["rgb"], camera_of(arrays), REFERENCE_RULES)
         assert np.abs(mesh.vertices() - arrays["vertices"]).max() > 1e-3
-
-
-@pytest.mark.parametrize("path", golden_files("recon/trajectories.npz"))
-def test_trajectories(path: Path | None) -> None:
-    with np.load(required(path)) as arrays:
-        names = [re.fullmatch(r"cam(\d+)_n(\d+)(_saved)?", name) for name in arrays.files]
-        found = [match for match in names if match]
-        assert found
-        for match in found:
-            name, frame_count, saved = match.groups()
-            trajectory = move(
-                name,
-                frame_count=int(frame_count),
-                radius=float(arrays["depth_min"]),
-                intrinsics=Intrinsics.from_focal(512, 512, 500.0),
-            )
-            extrinsics = reference_extrinsics(trajectory)
-            if not saved:
-                extrinsics[:, :3] *= -1
-            assert np.abs(extrinsics - arrays[match.group()]).max() <= 1e-5, match.group()
 
 
 @pytest.mark.parametrize("path", golden_files("recon/nvdr_*.npz"))
