@@ -44,7 +44,7 @@ def depth_from_disparity(disparity: NDArray[np.float32]) -> NDArray[np.float32]:
     scale = np.float32(_REFERENCE_NUMERATOR / _REFERENCE_SCALE)
     # The floor is the disparity of the farthest depth: no division by zero.
     depth = scale / np.maximum(disparity, scale / _REFERENCE_FARTHEST)
-    return np.clip(depth, _REFERENCE_NEAREST, _REFERENCE_FARTHEST)
+    return np.clip(depth, _REFERENCE_NEAREST, _REFERENCE_FARTHEST).astype(np.float32, copy=False)
 
 
 def read_depth(
