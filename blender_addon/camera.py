@@ -45,6 +45,8 @@ def sample_trajectory(
     properties = shot.ex4d_shot
     camera = camera or properties.camera
     scene = context.scene
+    # A view layer learns of new objects when it is next evaluated.
+    context.view_layer.update()
     if camera is None or context.view_layer.objects.get(camera.name) != camera:
         message = (
             f"expected a camera for {shot.name} in the view layer, found none; choose one in the "

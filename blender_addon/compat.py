@@ -23,10 +23,9 @@ def ensure_sequencer(scene: bpy.types.Scene) -> bpy.types.SequenceEditor:
     it says none. What the user chose stays.
     """
     editor = scene.sequence_editor_create()
-    if hasattr(bpy.types.WorkSpace, "sequencer_scene"):
-        for workspace in bpy.data.workspaces:
-            if workspace.sequencer_scene is None:
-                workspace.sequencer_scene = scene
+    for workspace in bpy.data.workspaces:
+        if getattr(workspace, "sequencer_scene", scene) is None:
+            workspace.sequencer_scene = scene
     return editor
 
 

@@ -279,8 +279,8 @@ class _ShotBuilder:
         dwmesh.add_point_cache(mesh_object, stored_path(cache), self._frame_start)
         # Clicks belong to the artist's own objects.
         mesh_object.hide_select = True
-        if part.label == "Proxy":
-            mesh_object.hide_viewport = mesh_object.hide_render = True
+        # The switches of the shot show the other two.
+        mesh_object.hide_viewport = mesh_object.hide_render = part.label != "Mesh"
         setattr(self._properties, part.label.lower(), mesh_object)
 
     def add_cameras(self, lens_mm: float) -> None:
@@ -299,6 +299,8 @@ class _ShotBuilder:
         properties.frame_rate = document.frame_rate.numerator / document.frame_rate.denominator
         properties.width_px = document.intrinsics.width_px
         properties.height_px = document.intrinsics.height_px
+        # Wide pixels: fewer of them make the same focal length.
+        properties.pixel_aspect = document.intrinsics.fy_px / document.intrinsics.fx_px
         properties.radius = document.nearest_depth_first_frame
         properties.frame_start = self._frame_start
         properties.is_shot = True
@@ -318,9 +320,10 @@ class _ShotBuilder:
         data.sensor_fit = "HORIZONTAL"
         data.sensor_width = _SENSOR_MM
         data.lens = lens_mm
-        # Both in units of the sensor's width; a shift to the right moves the picture to the left.
+        # In widths of the picture; a shift to the right moves the picture to the left.
         data.shift_x = (width_px / 2 - intrinsics.cx_px) / width_px
-        data.shift_y = (intrinsics.cy_px - height_px / 2) / width_px
+        tallness = intrinsics.fx_px / intrinsics.fy_px
+        data.shift_y = (intrinsics.cy_px - height_px / 2) * tallness / width_px
         data.clip_start = min(0.1, document.nearest_depth / 100)
         data.clip_end = max(1000.0, 10 * document.mesh.border_depth)
         data.display_size = document.nearest_depth_first_frame / 4

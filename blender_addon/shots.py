@@ -13,8 +13,8 @@ def _folder(shot: "EX4D_PG_shot") -> str:
     # Blender itself keeps the paths of images right when files move; one more copy would go stale.
     if shot.clip_image is None:
         return ""
-    first = Path(bpy.path.abspath(shot.clip_image.filepath, library=shot.clip_image.library))
-    return str(first.parent.parent)
+    first = bpy.path.abspath(shot.clip_image.filepath, library=shot.clip_image.library)
+    return str(Path(first).resolve().parent.parent)
 
 
 def _apply_frame_start(shot: "EX4D_PG_shot", _context: bpy.types.Context) -> None:
@@ -69,6 +69,9 @@ class EX4D_PG_shot(bpy.types.PropertyGroup):
     )
     width_px: bpy.props.IntProperty(options=set())  # type: ignore[valid-type]
     height_px: bpy.props.IntProperty(options=set())  # type: ignore[valid-type]
+    pixel_aspect: bpy.props.FloatProperty(  # type: ignore[valid-type]
+        name="Pixel Aspect", description="Width of a pixel over its height", options=set()
+    )
     radius: bpy.props.FloatProperty(  # type: ignore[valid-type]
         name="Pivot Distance",
         description=(
@@ -109,8 +112,7 @@ class EX4D_PG_shot(bpy.types.PropertyGroup):
     )
     show_surround: bpy.props.BoolProperty(  # type: ignore[valid-type]
         name="Surround",
-        description="Show the walls around the video, which hide it from the side as in a take",
-        default=True,
+        description="Show the walls around the video, which can hide it from the side in a take",
         options=set(),
         update=_apply_switches,
     )
@@ -164,8 +166,67 @@ def take_frames(context: bpy.types.Context, shot: bpy.types.Object) -> tuple[int
     return first, last
 
 
+class EX4D_OT_match_scene(bpy.types.Operator):
+    """Give the scene what is ticked of the clip: nothing of it is set without asking"""
+
+    bl_idname = "ex4d.match_scene"
+    bl_label = "Match Scene to Clip"
+    bl_options = {"REGISTER", "UNDO"}
+
+    use_size: bpy.props.BoolProperty(  # type: ignore[valid-type]
+        name="Render Size", description="Render as many pixels as the clip has"
+    )
+    use_rate: bpy.props.BoolProperty(  # type: ignore[valid-type]
+        name="Frame Rate", description="Play at the clip's frames per second"
+    )
+    use_range: bpy.props.BoolProperty(  # type: ignore[valid-type]
+        name="Frame Range", description="Start and end with the clip"
+    )
+    use_camera: bpy.props.BoolProperty(  # type: ignore[valid-type]
+        name="Active Camera", description="Look and render through the shot's camera"
+    )
+    use_view: bpy.props.BoolProperty(  # type: ignore[valid-type]
+        name="Standard View",
+        description="Show the clip's own colors: other view transforms change them",
+    )
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        """Only with a shot."""
+        if active_shot(context) is None:
+            cls.poll_message_set("Import a video or a scene first")
+            return False
+        return True
+
+    def invoke(self, context: bpy.types.Context, _event: bpy.types.Event) -> set[str]:
+        """Ask what to set."""
+        return context.window_manager.invoke_props_dialog(self)
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        """Set what is ticked."""
+        clip = active_shot(context).ex4d_shot
+        scene, render = context.scene, context.scene.render
+        if self.use_size:
+            render.resolution_x, render.resolution_y = clip.width_px, clip.height_px
+            render.resolution_percentage = 100
+            # A clip whose pixels are not square has a focal length for each side.
+            render.pixel_aspect_x = max(1.0, clip.pixel_aspect)
+            render.pixel_aspect_y = max(1.0, 1.0 / clip.pixel_aspect)
+        if self.use_rate:
+            # Blender divides a whole number by a base: 30 / 1.001 is 30000 / 1001.
+            render.fps = max(1, round(clip.frame_rate))
+            render.fps_base = render.fps / clip.frame_rate
+        if self.use_range:
+            scene.frame_start, scene.frame_end = clip.frame_start, clip.frame_end
+        if self.use_camera:
+            scene.camera = clip.camera
+        if self.use_view:
+            scene.view_settings.view_transform = "Standard"
+        return {"FINISHED"}
+
+
 _register_classes, _unregister_classes = bpy.utils.register_classes_factory(
-    (EX4D_PG_shot, EX4D_PG_scene)
+    (EX4D_PG_shot, EX4D_PG_scene, EX4D_OT_match_scene)
 )
 
 
