@@ -13,9 +13,9 @@ from typing import NamedTuple, Protocol
 
 import structlog
 import zmq
-from zmq.utils import z85
 
 from ex4d.errors import InputError
+from ex4d.protocol.keys import key_to_bytes
 
 from .config import private_folder, write_private
 
@@ -23,7 +23,6 @@ _log = structlog.get_logger(__name__)
 
 #: User names become folder names, on every operating system.
 _USER = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
-_KEY_LENGTH = 40
 
 
 class ServerKeys(NamedTuple):
@@ -220,14 +219,5 @@ def check_key(key: str) -> str:
     Raises:
         InputError: `key_invalid`.
     """
-    try:
-        valid = (
-            len(key) == _KEY_LENGTH and len(z85.decode(key.encode("ascii"))) == _KEY_LENGTH // 5 * 4
-        )
-    except (ValueError, KeyError):
-        valid = False
-    if not valid:
-        # The value may be a secret that somebody took for the public key: do not repeat it.
-        msg = f"expected a key of {_KEY_LENGTH} Z85 characters, found something else"
-        raise InputError("key_invalid", msg)
+    key_to_bytes(key)
     return key

@@ -13,6 +13,7 @@ from raw_client import RawClient, file_ref, new_id, random_bytes
 from server_process import ServerProcess, make_key_pair
 
 from ex4d.errors import InputError, ProtocolError
+from ex4d.protocol.link import parse_link
 from ex4d.protocol.messages import BlobOffer, Error, Pair, Paired, Ping, Pong
 
 Connect = Callable[..., RawClient]
@@ -27,15 +28,14 @@ def test_pairing_lets_a_new_key_in(
 ) -> None:
     server = own_server()
     tokens = PairingTokens(server.data)
-    stranger = connect(server)
     token = tokens.make("anna")
-    # An unknown key may knock again now that somebody is expected.
+    stranger = connect(server)
     assert stranger.ask(pair(token), Paired).user == "anna"
     assert stranger.hello().user == "anna"
     assert stranger.ask(Ping(request_id=new_id()), Pong)
 
-    late = connect(server)
     tokens.make("ben")
+    late = connect(server)
     assert late.ask_error(pair(token)) == "pairing_refused", "the token was used"
     assert connect(server, stranger.keys).hello().user == "anna", "the key stays known"
 
@@ -190,8 +190,6 @@ def test_keys_command(tmp_path: Path) -> None:
 def test_pairing_link_of_the_command_works(
     own_server: Callable[..., ServerProcess], connect: Connect
 ) -> None:
-    from ex4d.protocol.link import parse_link
-
     server = own_server()
     link = parse_link(server.pairing_link("anna"))
     assert (link.endpoint.host, link.endpoint.port) == ("127.0.0.1", server.port)
