@@ -6,6 +6,10 @@ repeats it as `in_reply_to`. Job events carry a `seq` that grows by one per job.
 
 Bulk data flows under credit: the receiver of a blob grants bytes, the sender spends them. Blobs are
 named by SHA-256 and belong to the user who sent them or whose job made them.
+
+A connection begins with `Hello` (after `Pair` if the key is new) and `Welcome`. Credit, offers,
+fetches and watches end with the connection, or when `Hello` is said again; blobs, what came of them
+so far, and jobs outlive it. What was not answered is asked again, which is always harmless.
 """
 
 from typing import Annotated, Literal
@@ -48,7 +52,9 @@ class _Message(Struct, frozen=True, forbid_unknown_fields=True, tag_field="type"
 class Limits(_Message, frozen=True, kw_only=True, tag="limits"):
     """What a peer accepts; both use the smaller of the two."""
 
+    #: Longest third frame of a `BlobChunk`.
     max_chunk_bytes: Annotated[int, Meta(ge=4096, le=MAX_CHUNK_BYTES)] = MAX_CHUNK_BYTES
+    #: Most credit, for each direction, that may be granted and not yet spent.
     window_bytes: Annotated[int, Meta(ge=4096, le=256 << 20)] = 16 << 20
 
 
@@ -141,24 +147,34 @@ class BlobNeed(_Message, frozen=True, kw_only=True, tag="blob_need"):
     """A blob the server wants, from `have_bytes` on: what came before is already stored."""
 
     sha256: Sha256
+    #: Always fewer than the blob has.
     have_bytes: ByteCount
 
 
 class BlobWant(_Message, frozen=True, kw_only=True, tag="blob_want"):
-    """The server's answer to `BlobOffer`; a blob that is not listed is already there."""
+    """The server's answer to `BlobOffer`; a blob that is not listed is already there.
+
+    The first credit follows if anything is needed. An empty blob is never needed.
+    """
 
     in_reply_to: Id
     needs: Annotated[tuple[BlobNeed, ...], Meta(max_length=MAX_FILES_PER_MESSAGE)]
 
 
 class BlobCredit(_Message, frozen=True, kw_only=True, tag="blob_credit"):
-    """The receiver of blobs allows the sender to send so many more bytes, over all blobs."""
+    """The receiver of blobs allows the sender to send so many more bytes, over all blobs.
+
+    It comes back as bytes reach the disk. Bytes that turn out not to be wanted come back as well.
+    """
 
     grant_bytes: ByteCount
 
 
 class BlobChunk(_Message, frozen=True, kw_only=True, tag="blob_chunk"):
-    """The next bytes of a blob: they are this message's third frame."""
+    """The next bytes of a blob: they are this message's third frame, and at least one.
+
+    The chunks of a blob come in order and without gaps.
+    """
 
     sha256: Sha256
     offset_bytes: ByteCount
@@ -171,7 +187,11 @@ class BlobDone(_Message, frozen=True, kw_only=True, tag="blob_done"):
 
 
 class BlobFetch(_Message, frozen=True, kw_only=True, tag="blob_fetch"):
-    """The client wants a blob, from `offset_bytes` on; chunks follow under its credit."""
+    """The client wants a blob, from `offset_bytes` on; chunks follow under its credit.
+
+    Blobs come one after the other, in the order in which they were asked for. Nothing comes of one
+    that has no bytes from there on. An `Error` in reply says that the blob is not there (any more).
+    """
 
     request_id: Id
     sha256: Sha256
@@ -179,7 +199,7 @@ class BlobFetch(_Message, frozen=True, kw_only=True, tag="blob_fetch"):
 
 
 class BlobAbort(_Message, frozen=True, kw_only=True, tag="blob_abort"):
-    """The client no longer sends or fetches this blob."""
+    """The client no longer sends or fetches this blob. There is no answer."""
 
     sha256: Sha256
 
@@ -227,7 +247,10 @@ FINAL_STATES: frozenset[JobState] = frozenset({"done", "failed", "cancelled"})
 
 
 class JobSubmit(_Message, frozen=True, kw_only=True, tag="job_submit"):
-    """Run a job. The same `request_id` with the same job is the same job."""
+    """Run a job. The same `request_id` with the same job is the same job.
+
+    All its files must be there, or the answer is the error `blob_missing`.
+    """
 
     request_id: Id
     job: JobRequest
@@ -241,7 +264,7 @@ class JobAccepted(_Message, frozen=True, kw_only=True, tag="job_accepted"):
 
 
 class JobWatch(_Message, frozen=True, kw_only=True, tag="job_watch"):
-    """Send me the events of a job after `after_seq`, then live ones."""
+    """Send me the newest event of a job, if it is later than `after_seq`, then live ones."""
 
     request_id: Id
     job_id: Id
@@ -249,7 +272,7 @@ class JobWatch(_Message, frozen=True, kw_only=True, tag="job_watch"):
 
 
 class JobCancel(_Message, frozen=True, kw_only=True, tag="job_cancel"):
-    """Stop a job; harmless when it has ended."""
+    """Stop a job; harmless when it has ended. The answer is the job's newest event."""
 
     request_id: Id
     job_id: Id
