@@ -104,6 +104,19 @@ def step(jobs: JobBoard, queue: list[SceneImport], current: SceneImport) -> None
         jobs.finish(current.job, stage, current.error)
 
 
+def finish(jobs: JobBoard, queue: list[SceneImport], item: SceneImport) -> None:
+    """Do all steps of an import of the queue at once, as scripts want it.
+
+    Raises:
+        Ex4dError: Why it failed; it has left the queue then.
+    """
+    while not item.is_done and item.error is None:
+        step(jobs, queue, item)
+    if item.error is not None:
+        queue.remove(item)
+        raise item.error
+
+
 def _add_take(jobs: JobBoard, job: Job) -> None:
     # As for an import.
     jobs.finish(job, Stage.FAILED, _UNFORESEEN)

@@ -34,6 +34,36 @@ class OperatorBase(bpy.types.Operator):
         return {"FINISHED"}
 
 
+class StartOperator(OperatorBase):
+    """What operators share that start something long: buttons start it, scripts also wait."""
+
+    wait: bpy.props.BoolProperty(
+        name="Wait",
+        description="Return when it is over, not when it has begun: for scripts",
+        default=True,
+        options={"HIDDEN", "SKIP_SAVE"},
+    )
+
+    def start(self, context: bpy.types.Context) -> Callable[[], None]:
+        """Start it; what is returned waits for the end of it."""
+        raise NotImplementedError
+
+    def invoke(self, context: bpy.types.Context, _event: bpy.types.Event) -> set[str]:
+        """Start it; the panel shows how it goes."""
+        self.wait = False
+        return self.execute(context)
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        """Start it, and wait for the end where that is wanted."""
+        return self.reported(lambda: self._execute(context))
+
+    def _execute(self, context: bpy.types.Context) -> None:
+        wait_for_end = self.start(context)
+        pump.wake()
+        if self.wait:
+            wait_for_end()
+
+
 def wait_until(is_over: Callable[[], bool], timeout_s: float, what: str) -> None:
     """Tick until something happened: for scripts, which want results and have no timers.
 
@@ -50,7 +80,7 @@ def wait_until(is_over: Callable[[], bool], timeout_s: float, what: str) -> None
         time.sleep(0.001 if pause_s is not None and pause_s <= pump.BUSY_S else 0.01)
 
 
-class EX4D_OT_connect(OperatorBase):
+class EX4D_OT_connect(StartOperator):
     """Connect to the server that is chosen in the preferences"""
 
     bl_idname = "ex4d.connect"
@@ -72,17 +102,10 @@ class EX4D_OT_connect(OperatorBase):
                 return False
         return True
 
-    def execute(self, context: bpy.types.Context) -> set[str]:
-        """Connect and wait until it worked or failed."""
-        return self.reported(lambda: self._connect_and_wait(context))
-
-    def invoke(self, context: bpy.types.Context, _event: bpy.types.Event) -> set[str]:
-        """Begin to connect; the panel shows how it goes."""
-        return self.reported(lambda: begin_connection(context))
-
-    def _connect_and_wait(self, context: bpy.types.Context) -> None:
+    def start(self, context: bpy.types.Context) -> Callable[[], None]:
+        """Begin to connect."""
         begin_connection(context)
-        wait_for_connection()
+        return wait_for_connection
 
 
 def begin_connection(context: bpy.types.Context) -> None:
@@ -110,7 +133,6 @@ def begin_connection(context: bpy.types.Context) -> None:
     if not any(current.jobs):
         # The extension was enabled after the file was opened.
         scene_jobs.restore()
-    pump.wake()
 
 
 def start_server(context: bpy.types.Context, *, connect: bool) -> None:
@@ -165,15 +187,12 @@ class EX4D_OT_disconnect(bpy.types.Operator):
         return {"FINISHED"}
 
 
-class EX4D_OT_pair_server(OperatorBase):
+class EX4D_OT_pair_server(StartOperator):
     """Make this computer known to a server, with the link that its owner gave you"""
 
     bl_idname = "ex4d.pair_server"
     bl_label = "Pair with Server"
     bl_options = {"REGISTER"}
-
-    #: Set where the user watches the panel; a script waits for the end.
-    _asynchronous = False
 
     link: bpy.props.StringProperty(
         name="Link",
@@ -186,7 +205,7 @@ class EX4D_OT_pair_server(OperatorBase):
         clipboard = context.window_manager.clipboard.strip()
         if not self.link and clipboard.startswith("ex4d://"):
             self.link = clipboard
-        self._asynchronous = True
+        self.wait = False
         return context.window_manager.invoke_props_dialog(self, width=480)
 
     def draw(self, _context: bpy.types.Context) -> None:
@@ -195,18 +214,12 @@ class EX4D_OT_pair_server(OperatorBase):
         layout.prop(self, "link")
         layout.label(text="The server learns this computer's public key and its name.")
 
-    def execute(self, _context: bpy.types.Context) -> set[str]:
-        """Pair; wait for the end of it unless the user watches the panel."""
-        return self.reported(self._pair)
-
-    def _pair(self) -> None:
-        link = parse_link(self.link.strip())
+    def start(self, _context: bpy.types.Context) -> Callable[[], None]:
+        """Begin to pair."""
+        link = parse_link(self.link)
         preferences.check_online(link.endpoint.host)
-        connection = runtime.get().connection
-        connection.pair(link.endpoint, link.token)
-        pump.wake()
-        if not self._asynchronous:
-            wait_for_connection()
+        runtime.get().connection.pair(link.endpoint, link.token)
+        return wait_for_connection
 
 
 class EX4D_OT_forget_server(bpy.types.Operator):

@@ -2,6 +2,8 @@
 """Operators for work: import a video or a scene, generate a take, cancel, dismiss."""
 
 import uuid
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import bpy
@@ -12,15 +14,15 @@ from ._vendor.errors import InputError
 from ._vendor.protocol.messages import GenerateJob, ReconstructJob
 from .imports import SceneImport
 from .jobs import ENDED, Job, JobRecord, Stage, server_id
-from .ops_connection import OperatorBase, wait_until
+from .ops_connection import OperatorBase, StartOperator, wait_until
 from .shots import active_shot
 
 #: A script that waits longer than this for a job would rather submit it and come back.
 JOB_TIMEOUT_S = 24 * 3600.0
 
 
-class JobOperator(OperatorBase):
-    """What operators that start a job share: `invoke` starts it, `execute` also waits for it."""
+class JobOperator(StartOperator):
+    """What operators share that send a job."""
 
     @classmethod
     def poll(cls, _context: bpy.types.Context) -> bool:
@@ -31,28 +33,15 @@ class JobOperator(OperatorBase):
             return False
         return True
 
-    def execute(self, context: bpy.types.Context) -> set[str]:
-        """Start the job and wait until its result is in Blender: for scripts."""
-        return self.reported(lambda: wait_for(self.start(context)))
+    def start(self, context: bpy.types.Context) -> Callable[[], None]:
+        """Take up the job, named in the file before anything is sent."""
+        job = runtime.get().jobs.add(self.record(context), context.scene.session_uid)
+        scene_jobs.store()
+        return partial(wait_for, job)
 
-    def invoke(self, context: bpy.types.Context, _event: bpy.types.Event) -> set[str]:
-        """Start the job; the panel shows how it goes."""
-        return self.reported(lambda: self._start_and_leave(context))
-
-    def _start_and_leave(self, context: bpy.types.Context) -> None:
-        self.start(context)
-        pump.wake()
-
-    def start(self, context: bpy.types.Context) -> Job:
-        """Send the job."""
+    def record(self, context: bpy.types.Context) -> JobRecord:
+        """What to send and where its results go."""
         raise NotImplementedError
-
-
-def begin(context: bpy.types.Context, record: JobRecord) -> Job:
-    """Take up a job, and name it in the file before anything is sent."""
-    job = runtime.get().jobs.add(record, context.scene.session_uid)
-    scene_jobs.store()
-    return job
 
 
 def wait_for(job: Job) -> None:
@@ -120,8 +109,8 @@ class EX4D_OT_import_video(JobOperator):
                 return {"CANCELLED"}
         return super().invoke(context, event)
 
-    def start(self, context: bpy.types.Context) -> Job:
-        """Send the video.
+    def record(self, context: bpy.types.Context) -> JobRecord:
+        """The job that makes a scene.
 
         Raises:
             InputError: If a file is missing or there is no connection.
@@ -141,7 +130,7 @@ class EX4D_OT_import_video(JobOperator):
             focal_px=self.focal_px or None,
         )
         cache = preferences.get(context).cache
-        record = JobRecord(
+        return JobRecord(
             request_id=request_id,
             server=server_id(runtime.get().connection),
             title=title,
@@ -149,19 +138,15 @@ class EX4D_OT_import_video(JobOperator):
             sources={name: str(path) for name, path in (clip.files | depth.files).items()},
             folder=str(paths.results_folder("scenes", title, request_id, cache)),
         )
-        return begin(context, record)
 
 
-class EX4D_OT_import_scene(OperatorBase):
+class EX4D_OT_import_scene(StartOperator):
     """Import a finished scene: a folder with scene.json"""
 
     bl_idname = "ex4d.import_scene"
     bl_label = "Import Scene"
     # No UNDO: the undo step is made when the last part is in.
     bl_options = {"REGISTER"}
-
-    #: Set where the user watches the panel; a script waits for the end.
-    _asynchronous = False
 
     directory: bpy.props.StringProperty(name="Folder", subtype="DIR_PATH")
     filter_folder: bpy.props.BoolProperty(default=True, options={"HIDDEN"})
@@ -175,30 +160,19 @@ class EX4D_OT_import_scene(OperatorBase):
 
     def invoke(self, context: bpy.types.Context, _event: bpy.types.Event) -> set[str]:
         """Let the user choose the folder."""
-        self._asynchronous = True
+        self.wait = False
         context.window_manager.fileselect_add(self)
         return {"RUNNING_MODAL"}
 
-    def execute(self, context: bpy.types.Context) -> set[str]:
-        """Import it; wait for the end of it unless the user watches the panel."""
-        return self.reported(lambda: self._import(context))
-
-    def _import(self, context: bpy.types.Context) -> None:
+    def start(self, context: bpy.types.Context) -> Callable[[], None]:
+        """Queue the import."""
         folder = Path(bpy.path.abspath(self.directory))
         if not (folder / "scene.json").is_file():
             message = f"expected a folder with scene.json, found none in {folder}; choose another"
             raise InputError("scene_missing", message)
-        current = runtime.get()
         item = SceneImport(folder.name, folder, context.scene.session_uid, self.proxy_step)
-        current.imports.append(item)
-        if self._asynchronous:
-            pump.wake()
-            return
-        while not item.is_done and item.error is None:
-            imports.step(current.jobs, current.imports, item)
-        if item.error is not None:
-            current.imports.remove(item)
-            raise item.error
+        runtime.get().imports.append(item)
+        return partial(imports.finish, runtime.get().jobs, runtime.get().imports, item)
 
 
 class EX4D_OT_generate(JobOperator):
@@ -222,8 +196,8 @@ class EX4D_OT_generate(JobOperator):
             cls.poll_message_set(problem)
         return not problem
 
-    def start(self, context: bpy.types.Context) -> Job:
-        """Sample the camera and send its path with the scene.
+    def record(self, context: bpy.types.Context) -> JobRecord:
+        """The job that makes a take, along the camera's path as it is now.
 
         Raises:
             InputError: If the camera cannot be used or the scene's files are gone.
@@ -236,7 +210,7 @@ class EX4D_OT_generate(JobOperator):
         request_id = uuid.uuid4().hex
         title = f"{shot.name} take"
         cache = preferences.get(context).cache
-        record = JobRecord(
+        return JobRecord(
             request_id=request_id,
             server=server_id(runtime.get().connection),
             title=title,
@@ -249,7 +223,6 @@ class EX4D_OT_generate(JobOperator):
             folder=str(paths.results_folder("takes", title, request_id, cache)),
             shot_name=shot.name,
         )
-        return begin(context, record)
 
 
 def scene_files(folder: Path) -> dict[str, str]:

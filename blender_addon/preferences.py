@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The preferences: which server, where files go. Secrets are kept elsewhere (`identity`)."""
+"""The preferences: which server, where files go. Secrets are kept elsewhere (`runtime`)."""
 
 from pathlib import Path
 

@@ -3,7 +3,8 @@
 
 from dataclasses import dataclass, field
 
-from . import identity, paths
+from . import paths
+from ._vendor.client import KeyPair
 from .connection import Connection
 from .imports import SceneImport
 from .jobs import JobBoard
@@ -31,7 +32,8 @@ def get() -> Runtime:
     global _runtime  # noqa: PLW0603 - the one piece of module state of the extension
     if _runtime is None:
         folder = paths.private_folder()
-        keys = identity.load_or_create(folder)
+        # In a file of its own, never in Blender's preferences, which people share.
+        keys = KeyPair.load_or_create(folder / "identity.json")
         jobs = JobBoard(folder / "jobs")
         jobs.drop_old_records()
         _runtime = Runtime(Connection(keys, paths.app_version()), jobs)

@@ -8,6 +8,7 @@ import importlib
 import importlib.util
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -82,3 +83,4 @@ def empty_file(addon: Callable[[str], ModuleType]) -> Iterator[None]:
     yield
     addon("pump").stop()
     addon("runtime").unregister()
+    shutil.rmtree(addon("paths").private_folder() / "jobs", ignore_errors=True)

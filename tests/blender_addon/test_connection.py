@@ -1,6 +1,5 @@
 """Identity, preferences, sources and the online rule, inside Blender."""
 
-import json
 import stat
 import sys
 from pathlib import Path
@@ -21,27 +20,26 @@ def test_enabling_touches_no_socket_and_makes_no_identity(addon, empty_file):
     assert not addon("pump").is_running()
 
 
-def test_identity_is_made_once_and_is_private(addon, tmp_path):
-    identity = addon("identity")
-    first = identity.load_or_create(tmp_path)
-    assert identity.load_or_create(tmp_path) == first
-    assert first.public_key != first.secret_key
+def test_identity_is_made_once_and_is_private(addon, empty_file):
+    runtime = addon("runtime")
+    first = runtime.get().connection.keys
+    runtime.unregister()
+    assert runtime.get().connection.keys == first
     if sys.platform != "win32":
-        mode = stat.S_IMODE((tmp_path / identity.FILE_NAME).stat().st_mode)
-        assert mode == 0o600
+        mode = (addon("paths").private_folder() / "identity.json").stat().st_mode
+        assert stat.S_IMODE(mode) == 0o600
 
 
-@pytest.mark.parametrize(
-    "content",
-    ["", "[]", json.dumps({"public_key": "a", "secret_key": "b"}), json.dumps({"public_key": 1})],
-    ids=["empty", "list", "short", "missing"],
-)
-def test_damaged_identity_is_named(addon, tmp_path, content):
-    identity = addon("identity")
-    (tmp_path / identity.FILE_NAME).write_text(content)
-    with pytest.raises(addon("_vendor.errors").InputError, match="delete the file") as caught:
-        identity.load_or_create(tmp_path)
-    assert caught.value.code == "identity_invalid"
+def test_damaged_identity_is_reported(addon, empty_file):
+    import bpy
+
+    path = addon("paths").private_folder() / "identity.json"
+    path.write_text("{}")
+    try:
+        with pytest.raises(RuntimeError, match="delete the file"):
+            bpy.ops.ex4d.connect()
+    finally:
+        path.unlink()
 
 
 def test_secret_key_is_not_in_the_preferences(addon, empty_file):
