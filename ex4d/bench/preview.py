@@ -149,6 +149,6 @@ def run() -> None:
     count = len(sample.trajectory)
     print(
         f"{count} frames of {sample.intrinsics.width_px} x {sample.intrinsics.height_px}: "
-        f"preview {times_s['preview']:.1f} s; rendering the condition alone, which no engine can do "
+        f"preview {times_s['preview']:.1f} s; rendering the condition, which no engine can do "
         f"without, {times_s['condition']:.1f} s"
     )

@@ -1,7 +1,72 @@
-"""`ex4d generate`: in preparation."""
+"""`ex4d generate`: the shot from colour and mask, as the reference's `generate.py` takes them.
+
+The `preview` engine looks at the scene again, which `ex4d recon` left beside the two videos.
+"""
 
 import argparse
+from pathlib import Path
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add `generate`."""
+    parser = subparsers.add_parser(
+        "generate", help="the shot from colour and mask", description=__doc__
+    )
+    parser.add_argument("--color_video", type=Path, required=True, help="color_<cam>.mp4 of recon")
+    parser.add_argument("--mask_video", type=Path, required=True, help="mask_<cam>.mp4 of recon")
+    parser.add_argument("--output_video", type=Path, required=True, help="MP4 to write")
+    parser.add_argument("--engine", choices=("preview",), default="preview")
+    parser.add_argument("--scene", type=Path, help="default: scene/ beside the colour video")
+    parser.add_argument(
+        "--camera", type=Path, help="default: camera_<cam>.npz beside the colour video"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Write the shot."""
+    import numpy as np
+
+    from ex4d.camera import read_reference_camera
+    from ex4d.clip import read_clip, write_video
+    from ex4d.condition import Condition
+    from ex4d.diffusion import create_engine
+    from ex4d.errors import InputError
+    from ex4d.protocol.documents import PreviewSettings
+    from ex4d.raster import create_rasteriser
+    from ex4d.scene import Scene
+
+    from .progress import progress_bars
+
+    folder: Path = arguments.color_video.parent
+    name = arguments.color_video.stem.removeprefix("color_")
+    with progress_bars() as task:
+        color = read_clip(arguments.color_video, task=task)
+        mask = read_clip(arguments.mask_video, task=task)
+        if color.frames.shape != mask.frames.shape:
+            msg = (
+                f"expected as many frames of the same size in both videos, found "
+                f"{color.frames.shape[:3]} and {mask.frames.shape[:3]}; take both from one run of "
+                "`ex4d recon`"
+            )
+            raise InputError("condition_size", msg)
+        seen = mask.frames[..., 0] > 127
+        frame_count, height_px, width_px, _ = color.frames.shape
+        trajectory = read_reference_camera(
+            arguments.camera or folder / f"camera_{name}.npz", width_px, height_px
+        )
+        if len(trajectory) != frame_count:
+            msg = f"expected {frame_count} cameras, one a frame, found {len(trajectory)}"
+            raise InputError("camera_file", msg)
+        condition = Condition(
+            np.where(seen[..., None], color.frames, np.uint8(0)),
+            seen,
+            np.full(seen.shape, np.inf, np.float32),
+            seen.mean(axis=(1, 2)),
+        )
+        engine = create_engine(PreviewSettings(), create_rasteriser())
+        scene = Scene(arguments.scene or folder / "scene")
+        frames = engine.generate(scene, trajectory, condition, task=task)
+        write_video(arguments.output_video, frames, color.frame_rate, task=task)
+    print(f"{arguments.output_video}: made by the engine `{engine.name}`")
+    return 0
