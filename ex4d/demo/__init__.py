@@ -1,0 +1,1 @@
+"""The whole path in one go: a server process, Blender with the real extension, a take as strips."""
