@@ -14,7 +14,8 @@ import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +31,8 @@ _log = structlog.get_logger(__name__)
 
 _PART = ".part"
 _READ_BYTES = 4 << 20
-_FULL_ERRORS = (errno.ENOSPC, errno.EDQUOT)
+#: EFBIG too: some disks have room but not for a file of this size.
+FULL_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 #: A user and the SHA-256 of one of the user's blobs.
 BlobKey = tuple[str, str]
@@ -156,8 +158,9 @@ class BlobStore:
             TransferError: `disk_full`.
         """
         path = self._part_path(key)
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        return PartWriter(path, key[1], size_bytes)
+        with _told_when_full(key[1]):
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            return PartWriter(path, key[1], size_bytes)
 
     def adopt_part(self, key: BlobKey, size_bytes: int) -> None:
         """Count a part that its writer has finished as a blob."""
@@ -296,9 +299,6 @@ class PartWriter:
         path: File of the part.
         sha256: What the whole shall hash to.
         size_bytes: Size of the whole.
-
-    Raises:
-        TransferError: `disk_full`.
     """
 
     def __init__(self, path: Path, sha256: str, size_bytes: int) -> None:
@@ -321,18 +321,9 @@ class PartWriter:
         """
         for buffer in buffers:
             rest = buffer
-            while rest:
-                try:
-                    count = os.write(self._descriptor, rest)
-                except OSError as error:
-                    if error.errno not in _FULL_ERRORS:
-                        raise
-                    msg = (
-                        f"expected room for blob {self._sha256[:12]} on the server, found its disk "
-                        "full; ask the server's owner to make room, then submit again"
-                    )
-                    raise TransferError("disk_full", msg) from error
-                rest = rest[count:]
+            with _told_when_full(self._sha256):
+                while rest:
+                    rest = rest[os.write(self._descriptor, rest) :]
             self._hash.update(buffer)
             self.written_bytes += len(buffer)
 
@@ -360,3 +351,22 @@ class PartWriter:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
+
+
+@contextmanager
+def _told_when_full(sha256: str) -> Generator[None]:
+    """Turn the system's word for a full disk into ours.
+
+    Raises:
+        TransferError: `disk_full`.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL_ERRORS:
+            raise
+        msg = (
+            f"expected room for blob {sha256[:12]} on the server, found its disk full; ask the "
+            "server's owner to make room, then submit again"
+        )
+        raise TransferError("disk_full", msg) from error

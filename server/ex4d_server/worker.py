@@ -20,6 +20,8 @@ from ex4d.errors import CancelledError, Ex4dError
 from ex4d.protocol.messages import GenerateJob, JobRequest, ReconstructJob, RenderJob
 from ex4d.task import Progress, Task
 
+from .blobs import FULL_ERRORS
+
 _log = logging.getLogger(__name__)
 
 #: Does a job: request, inputs, output, task.
@@ -137,7 +139,10 @@ def _do(
     except MemoryError:
         # What is left of this process cannot be trusted; the server starts another.
         sys.exit(1)
-    except Exception:
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in FULL_ERRORS:
+            msg = "expected room for the results, found the server's disk full; ask its owner"
+            return WorkFailed("disk_full", msg)
         log_id = uuid.uuid4().hex
         _log.exception("internal error %s", log_id)
         msg = f"The job met a fault in the program; the server's log has it under {log_id}."

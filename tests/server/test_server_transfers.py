@@ -1,6 +1,7 @@
 """Uploads and downloads, interrupted in every way."""
 
 import hashlib
+import sys
 import time
 from collections.abc import Callable
 
@@ -278,6 +279,31 @@ def test_quota_is_checked_before_a_byte_is_sent(
     assert first.hello().quota_left_bytes == 4 * MIB
     first.upload([random_bytes(4 * MIB)])
     second.upload([random_bytes(6 * MIB)])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="sets another process's limits")
+def test_disk_that_fills_up_is_told_and_the_rest_resumes(
+    own_server: Callable[..., ServerProcess], connect: Connect
+) -> None:
+    """A limit on the size of files stands for the full disk: the same call fails."""
+    import resource
+
+    server = own_server()
+    client = connect(server, add_user(server)[1])
+    client.hello()
+    content = random_bytes(4 * MIB)
+    process, (_, hard) = psutil.Process(server.pid), resource.getrlimit(resource.RLIMIT_FSIZE)
+    process.rlimit(resource.RLIMIT_FSIZE, (2 * MIB, hard))
+    request = offer(content)
+    client.ask(request, BlobWant)
+    client.send_blob(content)
+    error = client.wait_for(Error)
+    assert (error.code, error.in_reply_to) == ("disk_full", request.request_id)
+    client.upload([random_bytes(1000)])
+    process.rlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    assert have(client, content) == 2 * MIB, "what was written is kept"
+    client.upload([content])
+    assert client.fetch(file_ref("x", content)) == content
 
 
 def test_too_large_a_blob_is_refused(client: RawClient) -> None:
