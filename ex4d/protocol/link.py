@@ -14,7 +14,8 @@ from .keys import key_from_bytes, key_to_bytes
 MAX_LINK_CHARACTERS = 512
 
 _LINK = re.compile(
-    r"ex4d://(?P<host>\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9.-]{1,253}):(?P<port>[1-9][0-9]{0,4})/?"
+    r"ex4d://(?:\[(?P<ipv6>[0-9A-Fa-f.]*:[0-9A-Fa-f:.]{1,44})\]|(?P<host>[A-Za-z0-9.-]{1,253}))"
+    r":(?P<port>[1-9][0-9]{0,4})/?"
     r"\?key=(?P<key>[0-9A-Fa-f]{64})&token=(?P<token>[A-Za-z0-9_-]{22,64})"
 )
 _LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
@@ -112,7 +113,7 @@ def parse_link(text: str) -> PairingLink:
         )
         raise InputError("link_invalid", message)
     return PairingLink(
-        host=match["host"].strip("[]"),
+        host=match["ipv6"] or match["host"],
         port=int(match["port"]),
         server_public_key=key_from_bytes(bytes.fromhex(match["key"])),
         token=match["token"],
