@@ -6,6 +6,7 @@ unpacks to a large array costs no more memory than one entry.
 """
 
 import math
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -26,6 +27,8 @@ _DAMAGED = (
     EOFError,
     # An encrypted member, or a compression that this Python lacks.
     RuntimeError,
+    # A header that is no Python literal.
+    tokenize.TokenError,
     zipfile.BadZipFile,
     zlib.error,
 )
@@ -49,8 +52,12 @@ class ArrayReader:
             else npy_format.read_array_header_2_0
         )
         self.shape, in_columns, self.dtype = read_header(file)
-        if self.dtype.kind not in "fui" or not self.shape:
-            msg = f"expected an array of real numbers in {path.name}, found {self.dtype}"
+        # Reading a negative number of bytes would read all there are.
+        if self.dtype.kind not in "fui" or not self.shape or min(self.shape) < 0:
+            msg = (
+                f"expected an array of real numbers in {path.name}, found {self.dtype} of shape "
+                f"{self.shape}; save it as numbers"
+            )
             raise InputError("array_invalid", msg)
         if in_columns:
             msg = (

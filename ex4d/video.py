@@ -229,7 +229,13 @@ def open_video(path: Path, limits: MediaLimits) -> Iterator[VideoSource]:
         options["enable_drefs"] = "0"
     try:
         # An absolute path cannot be taken for the name of a protocol.
-        container = av.open(str(path.absolute()), format=demuxer, options=options)
+        container = av.open(
+            str(path.absolute()),
+            format=demuxer,
+            options=options,
+            # Titles in another encoding than UTF-8 are no reason to refuse a video.
+            metadata_errors="replace",
+        )
     except FFmpegError as error:
         msg = (
             f"expected a video in {path.name}, found one that cannot be opened: {error.strerror}; "

@@ -282,6 +282,14 @@ def test_transparency_is_dropped(tmp_path: Path) -> None:
     np.testing.assert_array_equal(clip.frames[0], rgba[..., :3])
 
 
+def test_titles_in_another_encoding_are_no_obstacle(tmp_path: Path) -> None:
+    path = grey_video(tmp_path / "a.mp4")
+    content = path.read_bytes()
+    encoder = content.index(b"Lavf")
+    path.write_bytes(content[:encoder] + "Café".encode("latin-1") + content[encoder + 4 :])
+    assert frame_numbers(read_clip(path)) == list(range(10))
+
+
 # Rotation: the display matrix in the track header is rewritten
 
 

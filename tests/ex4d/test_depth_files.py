@@ -254,12 +254,20 @@ def test_depth_without_content_is_refused(kind: Any, value: float, tmp_path: Pat
 # Hostile files
 
 
+def npy(header: str, data: bytes = b"") -> bytes:
+    """An `.npy` file with any header."""
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode() + data
+
+
+def npy_of_shape(shape: str) -> bytes:
+    header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}"
+    return npy(header, bytes(1 << 20))
+
+
 def test_a_small_archive_that_unpacks_to_much_is_refused_by_its_header(tmp_path: Path) -> None:
     """A header claims 10^12 pixels a frame; nothing of that size may be touched."""
-    header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (3, 1000000, 1000000), }"
-    content = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
     with zipfile.ZipFile(tmp_path / "d.npz", "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("depth.npy", content + bytes(1 << 20))
+        archive.writestr("depth.npy", npy_of_shape("(3, 1000000, 1000000)"))
     with pytest.raises(InputError, match="1000000 x 1000000") as caught:
         read_depth(tmp_path / "d.npz", **CLIP)
     assert caught.value.code == "depth_too_large"
@@ -308,6 +316,9 @@ def written(path: Path, content: bytes) -> Path:
         ("depth_format", lambda folder: save(folder / "d.npy", np.stack([DEPTH] * 3, axis=3))),
         ("array_invalid", lambda folder: written(folder / "d.npy", b"")),
         ("array_invalid", lambda folder: written(folder / "d.npy", b"\x93NUMPY\x09\x00")),
+        ("array_invalid", lambda folder: written(folder / "d.npy", npy("{'shape': (3,"))),
+        ("array_invalid", lambda folder: written(folder / "d.npy", npy_of_shape("(3, -4, 6)"))),
+        ("array_invalid", lambda folder: written(folder / "d.npy", npy_of_shape("()"))),
         ("array_invalid", lambda folder: written(folder / "d.npz", b"PK\x03\x04" + bytes(60))),
         ("array_invalid", lambda folder: cut(save(folder / "d.npy", DEPTH))),
         ("array_invalid", lambda folder: cut(save(folder / "d.npz", DEPTH))),
@@ -325,6 +336,9 @@ def written(path: Path, content: bytes) -> Path:
         "colour",
         "empty",
         "version",
+        "header",
+        "negative",
+        "scalar",
         "no-archive",
         "cut-npy",
         "cut-npz",
