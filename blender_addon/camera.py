@@ -34,8 +34,8 @@ def sample_trajectory(
         shot: The shot's object; may be placed, turned and scaled evenly.
         camera: The shot's camera where absent.
         frame_start: First frame; `shots.take_frames` where absent.
-        frame_end: Last frame; as above.
-        width_px: Of the output; the clip's where absent.
+        frame_end: Last frame; both must be given to replace it.
+        width_px: Of the output; the clip's size where it or the height is absent.
         height_px: As above.
 
     Raises:
@@ -53,8 +53,8 @@ def sample_trajectory(
             "panel"
         )
         raise InputError("camera_missing", message)
-    width_px = width_px or properties.width_px
-    height_px = height_px or properties.height_px
+    if width_px is None or height_px is None:
+        width_px, height_px = properties.width_px, properties.height_px
     if frame_start is None or frame_end is None:
         frame_start, frame_end = shots.take_frames(context, shot)
     poses: list[CameraPose] = []

@@ -201,7 +201,7 @@ def _slopes(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Change per frame, to second order also at both ends."""
     if len(values) == 1:
         return np.zeros_like(values)
-    return np.gradient(values, axis=0, edge_order=min(2, len(values) - 1))
+    return np.gradient(values, axis=0, edge_order=2 if len(values) > 2 else 1)
 
 
 def _clear_keys(curve: bpy.types.FCurve, frame_start: int, frame_end: int) -> None:
@@ -277,6 +277,8 @@ class EX4D_OT_add_move(bpy.types.Operator):
     def execute(self, context: bpy.types.Context) -> set[str]:
         """Write the keys and show the current frame again."""
         shot = active_shot(context)
+        if shot is None:
+            return {"CANCELLED"}
         scene, properties = context.scene, shot.ex4d_shot
         at_playhead = self.start == "PLAYHEAD"
         frame_start = scene.frame_current if at_playhead else properties.frame_start

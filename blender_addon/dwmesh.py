@@ -104,19 +104,13 @@ def _grid_faces(row_count: int, column_count: int) -> NDArray[np.int32]:
     return np.stack([upper, lower], axis=2).reshape(-1, 3)
 
 
-def create_mesh(
-    name: str,
-    faces: NDArray[np.int32],
-    points: NDArray[np.float32],
-    corner_uvs: NDArray[np.float32],
-) -> bpy.types.Mesh:
-    """Make mesh data in Blender.
+def create_mesh(name: str, faces: NDArray[np.int32], points: NDArray[np.float32]) -> bpy.types.Mesh:
+    """Make mesh data in Blender, to be completed by `complete_mesh`: each takes its time.
 
     Args:
         name: Of the data-block.
         faces: (F, 3) int32.
         points: (V, 3) float32, the points of the first frame.
-        corner_uvs: (3 F, 2) float32.
     """
     mesh = bpy.data.meshes.new(name)
     mesh.vertices.add(len(points))
@@ -127,10 +121,14 @@ def create_mesh(
     mesh.attributes[".corner_vert"].data.foreach_set("value", faces.ravel())
     starts = np.arange(0, faces.size, 3, dtype=np.int32)
     mesh.polygons.foreach_set("loop_start", starts)
+    return mesh
+
+
+def complete_mesh(mesh: bpy.types.Mesh, corner_uvs: NDArray[np.float32]) -> None:
+    """Add edges and texture coordinates, (3 F, 2) float32."""
     mesh.update(calc_edges=True)
     layer = mesh.uv_layers.new(name="UVMap", do_init=False)
     layer.uv.foreach_set("vector", corner_uvs.ravel())
-    return mesh
 
 
 class PointCacheWriter:
@@ -152,7 +150,7 @@ class PointCacheWriter:
 
     def write(self, points: NDArray[np.float32]) -> None:
         """Append a frame: (V, 3) float32."""
-        self._file.write(np.ascontiguousarray(points))
+        self._file.write(np.ascontiguousarray(points).data)
 
     def finish(self) -> None:
         """Give the file its name."""

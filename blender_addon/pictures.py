@@ -67,7 +67,7 @@ def write_png(path: Path, rgb: NDArray[np.uint8]) -> None:
     path.write_bytes(
         _SIGNATURE
         + _chunk(b"IHDR", header)
-        + _chunk(b"IDAT", zlib.compress(lines, level=1))
+        + _chunk(b"IDAT", zlib.compress(lines.data, level=1))
         + _chunk(b"IEND", b"")
     )
 

@@ -146,14 +146,13 @@ def import_scene(
     mesh_uids: list[int] = []
     try:
         for part, points in zip(parts, first_points, strict=True):
-            mesh = dwmesh.create_mesh(
-                f"{scene.document.name} {part.label}",
-                part.pixels.faces,
-                points,
-                part.pixels.corner_uvs(intrinsics.width_px, intrinsics.height_px),
-            )
-            mesh_uids.append(mesh.session_uid)
+            name = f"{scene.document.name} {part.label}"
+            mesh_uids.append(dwmesh.create_mesh(name, part.pixels.faces, points).session_uid)
             yield (frame_count + 1) / total
+        for part, mesh_uid in zip(parts, mesh_uids, strict=True):
+            uvs = part.pixels.corner_uvs(intrinsics.width_px, intrinsics.height_px)
+            dwmesh.complete_mesh(*_find_meshes([mesh_uid]), uvs)
+            yield (frame_count + 1.5) / total
         builder = _ShotBuilder(bpy.context.scene, scene, frame_start)
         for part, mesh in zip(parts, _find_meshes(mesh_uids), strict=True):
             builder.add_part(part, mesh)

@@ -204,7 +204,10 @@ class EX4D_OT_match_scene(bpy.types.Operator):
 
     def execute(self, context: bpy.types.Context) -> set[str]:
         """Set what is ticked."""
-        clip = active_shot(context).ex4d_shot
+        shot = active_shot(context)
+        if shot is None:
+            return {"CANCELLED"}
+        clip = shot.ex4d_shot
         scene, render = context.scene, context.scene.render
         if self.use_size:
             render.resolution_x, render.resolution_y = clip.width_px, clip.height_px

@@ -60,7 +60,7 @@ def add_take_strips(
                 message = f"expected {sequence}/{name} in {take_folder}, found none; fetch it again"
                 raise InputError("take_invalid", message)
     if frame_start is None:
-        frame_start = shot.ex4d_shot.frame_start + _first_offset(document)
+        frame_start = int(shot.ex4d_shot.frame_start) + _first_offset(document)
     editor = compat.ensure_sequencer(context.scene)
     collection = compat.strips_of(editor)
     channel = _free_channels(collection, frame_start, frame_start + frame_count, len(files))
