@@ -71,6 +71,7 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "format", "--check", ".")
     session.run("ruff", "check", ".")
     session.run("codespell", "ex4d", "server", "blender_addon", "tests", "docs", "README.md")
+    session.run("python", "build_addon.py", "--vendor")
     session.run("pyright")
 
 

@@ -54,7 +54,7 @@ def sample_trajectory(
         )
         raise InputError("camera_missing", message)
     if width_px is None or height_px is None:
-        width_px, height_px = properties.width_px, properties.height_px
+        width_px, height_px = int(properties.width_px), int(properties.height_px)
     if frame_start is None or frame_end is None:
         frame_start, frame_end = shots.take_frames(context, shot)
     poses: list[CameraPose] = []

@@ -214,7 +214,7 @@ class EX4D_OT_pair_server(StartOperator):
         layout.prop(self, "link")
         layout.label(text="The server learns this computer's public key and its name.")
 
-    def start(self, _context: bpy.types.Context) -> Callable[[], None]:
+    def start(self, context: bpy.types.Context) -> Callable[[], None]:
         """Begin to pair."""
         link = parse_link(self.link)
         preferences.check_online(link.endpoint.host)

@@ -151,7 +151,7 @@ def import_scene(
             yield (frame_count + 1) / total
         for part, mesh_uid in zip(parts, mesh_uids, strict=True):
             uvs = part.pixels.corner_uvs(intrinsics.width_px, intrinsics.height_px)
-            dwmesh.complete_mesh(*_find_meshes([mesh_uid]), uvs)
+            dwmesh.complete_mesh(_find_meshes([mesh_uid])[0], uvs)
             yield (frame_count + 1.5) / total
         builder = _ShotBuilder(bpy.context.scene, scene, frame_start)
         for part, mesh in zip(parts, _find_meshes(mesh_uids), strict=True):

@@ -154,7 +154,8 @@ def _judge_back(
         points = [
             float(mesh.depth[j, i]) * np.array([columns[i], rows[j], 1.0]) for j, i in corners
         ]
-        if _is_stretched(*points[0], *points[1], *points[2], max_cos_squared):
+        (ax, ay, az), (bx, by, bz), (cx, cy, cz) = points
+        if _is_stretched(ax, ay, az, bx, by, bz, cx, cy, cz, max_cos_squared):
             flat[list(face)] = 0
 
 

@@ -100,7 +100,7 @@ def _graphics_card() -> Iterator[Finding]:
             "pip install 'ex4d[cuda,diffusion]'",
         )
         return
-    import torch
+    import torch  # pyright: ignore[reportMissingImports] - not part of the development environment
 
     if not torch.cuda.is_available():
         detail = f"{torch.__version__}, no CUDA device: the preview engine works"

@@ -198,7 +198,7 @@ def write_results(outcome: Outcome, shot: Shot, folder: Path) -> None:
         mesh = read_png(outcome.picture)
         scale = sheet.shape[0] / mesh.shape[0]
         size = (round(mesh.shape[1] * scale), sheet.shape[0])
-        sheet = np.concatenate([sheet, cv2.resize(mesh, size)], axis=1)
+        sheet = np.hstack([sheet, cv2.resize(mesh, size).astype(np.uint8)])
     write_png(folder / "contact_sheet.png", sheet)
 
 

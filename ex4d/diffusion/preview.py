@@ -92,21 +92,17 @@ def build_backdrop(scene: Scene, *, task: Task) -> DWMesh:
     known = (~foreground).astype(np.float32)
     layers = np.dstack([color, disparity])
     height_px, width_px = disparity.shape
-    margins = (
-        round(height_px * _MARGIN),
-        round(height_px * _MARGIN),
-        round(width_px * _MARGIN),
-        round(width_px * _MARGIN),
-    )
-    layers = cv2.copyMakeBorder(layers, *margins, cv2.BORDER_CONSTANT, value=(0, 0, 0, 0))
-    known = cv2.copyMakeBorder(known, *margins, cv2.BORDER_CONSTANT, value=0)
+    margin_y_px, margin_x_px = round(height_px * _MARGIN), round(width_px * _MARGIN)
+    margins_px = ((margin_y_px, margin_y_px), (margin_x_px, margin_x_px))
+    layers = np.pad(layers, (*margins_px, (0, 0)))
+    known = np.pad(known, margins_px)
     filled = np.where(known[..., None] > 0, layers, pull_push(layers, known))
-    depth = 1.0 / filled[..., 3]
+    depth = np.reciprocal(filled[..., 3])
     rgba = np.full((*depth.shape, 4), 255, np.uint8)
     rgba[..., :3] = np.clip(filled[..., :3] + 0.5, 0, 255)
     camera = scene.intrinsics
     larger = replace(
-        camera.shifted(margins[2], margins[0]), width_px=depth.shape[1], height_px=depth.shape[0]
+        camera.shifted(margin_x_px, margin_y_px), width_px=depth.shape[1], height_px=depth.shape[0]
     )
     return DWMesh(depth, rgba, larger, default_rules(float(depth.max())))
 
@@ -175,8 +171,11 @@ def pull_push(values: NDArray[np.float32], known: NDArray[np.float32]) -> NDArra
     weights = cv2.resize(known, half, interpolation=cv2.INTER_AREA)
     sums = cv2.resize(values * known[..., None], half, interpolation=cv2.INTER_AREA)
     sums = sums.reshape(*weights.shape, -1)
-    coarse = sums / np.maximum(weights, 1e-12)[..., None]
-    coarse = pull_push(coarse, np.minimum(weights * 4.0, 1.0))
+    coarse = sums / np.maximum(weights, np.float32(1e-12))[..., None]
+    coarse = pull_push(
+        coarse.astype(np.float32, copy=False), np.minimum(weights * 4, 1).astype(np.float32)
+    )
     fine = cv2.resize(coarse, (width_px, height_px), interpolation=cv2.INTER_LINEAR)
-    fine = fine.reshape(values.shape)
-    return fine + (values - fine) * known[..., None]
+    fine = fine.reshape(values.shape).astype(np.float32, copy=False)
+    fine += (values - fine) * known[..., None]
+    return fine

@@ -620,15 +620,18 @@ def _shade(ids, depth, rgba, columns, rows, matrix, color, mask, out_depth, firs
     for row in range(first, end):
         for column in range(ids.shape[1]):
             triangle = ids[row, column]
-            seen, z = False, _f32(np.inf)
-            if triangle >= 0:
-                corners = _corners(triangle, height, width)
-                wa, wb, wc, z = _weights(
-                    depth, columns, rows, matrix, corners, _f32(column) + half, _f32(row) + half
-                )
-                ja, ia, jb, ib, jc, ic = corners
-                a, b, c = rgba[ja, ia, 3], rgba[jb, ib, 3], rgba[jc, ic, 3]
-                seen = wa * _f32(a) + wb * _f32(b) + wc * _f32(c) > visible
+            if triangle < 0:
+                out_depth[row, column] = np.inf
+                mask[row, column] = False
+                color[row, column] = 0
+                continue
+            corners = _corners(triangle, height, width)
+            wa, wb, wc, z = _weights(
+                depth, columns, rows, matrix, corners, _f32(column) + half, _f32(row) + half
+            )
+            ja, ia, jb, ib, jc, ic = corners
+            a, b, c = rgba[ja, ia, 3], rgba[jb, ib, 3], rgba[jc, ic, 3]
+            seen = wa * _f32(a) + wb * _f32(b) + wc * _f32(c) > visible
             out_depth[row, column] = z
             mask[row, column] = seen
             for k in range(3):
