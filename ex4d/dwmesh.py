@@ -21,13 +21,12 @@ from numpy.typing import NDArray
 from .camera import Intrinsics
 from .errors import InputError
 from .protocol.documents import MeshRules
+from .threads import ALL_CORES
 
 #: What the reference does: its border may lie in front of a sky, and its back plate counts as seen.
 REFERENCE_RULES = MeshRules(min_angle_deg=2.5, border_depth=100.0, back_plate="reference")
 #: The border goes this much behind the farthest surface: far enough never to cross it.
 _BORDER_FACTOR = 10.0
-
-_OPAQUE = np.uint8(255)
 
 
 def default_rules(farthest_depth: float) -> MeshRules:
@@ -61,6 +60,10 @@ class DWMesh:
     def occluded(self) -> NDArray[np.bool_]:
         """(height, width) bool: vertices of stretched faces, which the source never saw right."""
         return self.rgba[..., 3] == 0
+
+    def packed(self) -> NDArray[np.uint32]:
+        """(height, width) uint32: a view of `rgba`, red in the lowest byte."""
+        return self.rgba.view("<u4")[..., 0]
 
     def vertices(self) -> NDArray[np.float32]:
         """(height * width, 3) float32 positions, row by row."""
@@ -129,9 +132,10 @@ def build_dwmesh(
     columns, rows = mesh.rays()
     # Compared squared, so that no angle is ever computed: cos falls as the angle grows.
     max_cos_squared = np.float32(math.cos(math.radians(rules.min_angle_deg)) ** 2)
-    stretched = np.empty((height_px - 1, width_px - 1), np.uint8)
-    _find_stretched(pushed, columns, rows, max_cos_squared, stretched)
-    _paint(np.ascontiguousarray(rgb), stretched, mesh.rgba)
+    colors = np.ascontiguousarray(rgb)
+    ALL_CORES.over_rows(
+        height_px, _paint, pushed, colors, columns, rows, max_cos_squared, mesh.packed()
+    )
     _judge_back(mesh, columns, rows, float(max_cos_squared))
     return mesh
 
@@ -178,45 +182,52 @@ def _is_stretched(ax, ay, az, bx, by, bz, cx, cy, cz, max_cos_squared):  # noqa:
     )
 
 
+@njit(inline="always")
+def _find_stretched(depth, columns, rows, max_cos_squared, j, stretched):
+    """Quad i of a row, at i + 1: bit 0 for its upper-left triangle, bit 1 for its lower-right."""
+    top, bottom = rows[j], rows[j + 1]
+    upper_depth, lower_depth = depth[j], depth[j + 1]
+    for i in range(depth.shape[1] - 1):
+        left, right = columns[i], columns[i + 1]
+        a, b, c, d = upper_depth[i], upper_depth[i + 1], lower_depth[i], lower_depth[i + 1]
+        upper = _is_stretched(
+            a * left, a * top, a, b * right, b * top, b, c * left, c * bottom, c,
+            max_cos_squared,
+        )  # fmt: skip
+        lower = _is_stretched(
+            b * right, b * top, b, c * left, c * bottom, c, d * right, d * bottom, d,
+            max_cos_squared,
+        )  # fmt: skip
+        stretched[i + 1] = np.uint8(upper) | (np.uint8(lower) << 1)
+
+
 @njit(nogil=True, fastmath=True, cache=True)
-def _find_stretched(depth, columns, rows, max_cos_squared, stretched):
-    """Per quad: bit 0 for its upper-left triangle, bit 1 for its lower-right one."""
-    for j in range(stretched.shape[0]):
-        top, bottom = rows[j], rows[j + 1]
-        for i in range(stretched.shape[1]):
-            left, right = columns[i], columns[i + 1]
-            a, b, c, d = depth[j, i], depth[j, i + 1], depth[j + 1, i], depth[j + 1, i + 1]
-            upper = _is_stretched(
-                a * left, a * top, a, b * right, b * top, b, c * left, c * bottom, c,
-                max_cos_squared,
-            )  # fmt: skip
-            lower = _is_stretched(
-                b * right, b * top, b, c * left, c * bottom, c, d * right, d * bottom, d,
-                max_cos_squared,
-            )  # fmt: skip
-            stretched[j, i] = np.uint8(upper) | (np.uint8(lower) << 1)
+def _paint(depth, rgb, columns, rows, max_cos_squared, packed, first, end):
+    """Colour the vertices of some rows, or set them to 0 where one of six faces is stretched.
 
-
-@njit(nogil=True, cache=True)
-def _paint(rgb, stretched, rgba):
-    """Colour every vertex, or leave it at 0 where one of its six faces is stretched."""
-    height_px, width_px = rgba.shape[:2]
-    for j in range(height_px):
+    `packed` is RGBA in one little-endian number a vertex.
+    """
+    height_px, width_px = depth.shape
+    # A quad more on each side, which is never stretched.
+    above, below = np.zeros(width_px + 1, np.uint8), np.zeros(width_px + 1, np.uint8)
+    if first > 0:
+        _find_stretched(depth, columns, rows, max_cos_squared, first - 1, above)
+    for j in range(first, end):
+        if j < height_px - 1:
+            _find_stretched(depth, columns, rows, max_cos_squared, j, below)
+        else:
+            below[:] = 0
+        colors, out = rgb[j], packed[j]
         for i in range(width_px):
-            marks = np.uint8(0)
-            if j < height_px - 1:
-                if i < width_px - 1:
-                    marks |= stretched[j, i] & 1
-                if i > 0:
-                    marks |= stretched[j, i - 1]
-            if j > 0:
-                if i < width_px - 1:
-                    marks |= stretched[j - 1, i]
-                if i > 0:
-                    marks |= stretched[j - 1, i - 1] & 2
-            for channel in range(3):
-                rgba[j, i, channel] = 0 if marks else rgb[j, i, channel]
-            rgba[j, i, 3] = 0 if marks else _OPAQUE
+            marks = (below[i + 1] & 1) | below[i] | above[i + 1] | (above[i] & 2)
+            opaque = (
+                np.uint32(colors[i, 0])
+                | np.uint32(colors[i, 1]) << np.uint32(8)
+                | np.uint32(colors[i, 2]) << np.uint32(16)
+                | np.uint32(0xFF000000)
+            )
+            out[i] = opaque if marks == 0 else np.uint32(0)
+        above, below = below, above
 
 
 def write_ply(path: Path, mesh: DWMesh) -> None:

@@ -11,6 +11,7 @@ from ex4d.camera import Intrinsics, move
 from ex4d.dwmesh import DWMesh, build_dwmesh, default_rules
 from ex4d.raster import VISIBLE_ALPHA, create_rasteriser
 from ex4d.raster.cpu import CpuRasteriser
+from ex4d.threads import Threads
 
 RASTERISER = CpuRasteriser()
 
@@ -73,7 +74,7 @@ def test_the_number_of_threads_changes_nothing(threads: int) -> None:
     camera = Intrinsics.from_focal(160, 90, 120.0)
     pose = move("90", frame_count=49, radius=2.5, intrinsics=camera).cam_to_world[40]
     expected = RASTERISER.render(mesh, pose, camera)
-    frame = CpuRasteriser(threads).render(mesh, pose, camera)
+    frame = CpuRasteriser(Threads(threads)).render(mesh, pose, camera)
     assert np.array_equal(frame.color, expected.color)
     assert np.array_equal(frame.mask, expected.mask)
     assert np.array_equal(frame.depth, expected.depth)
