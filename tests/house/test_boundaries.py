@@ -25,7 +25,8 @@ def imported_modules(path: Path) -> set[str]:
 
 
 def sources(folder: str) -> list[Path]:
-    found = sorted((ROOT / folder).rglob("*.py"))
+    """Tracked ones: `_vendor` holds copies of others."""
+    found = sorted(path for path in (ROOT / folder).rglob("*.py") if "_vendor" not in path.parts)
     assert found, f"no sources in {folder}"
     return found
 
