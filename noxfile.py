@@ -89,6 +89,17 @@ def addon_zip(session: nox.Session) -> None:
     session.run("python", "build_addon.py", "--output", str(DIST), *session.posargs)
 
 
+@nox.session(python="3.11")
+def path(session: nox.Session) -> None:
+    """The whole path through a server and Blender: the demo, and the flower clip if it is there."""
+    install_core(session)
+    session.run(
+        "pytest",
+        *(session.posargs or ["tests/e2e/test_demo.py", "tests/e2e/test_flower.py"]),
+        env={"EX4D_BLENDER": program("addon_zip", "python"), "EX4D_ADDON_ZIP": linux_zip()},
+    )
+
+
 @nox.session
 @nox.parametrize(
     "python,blender",
@@ -108,7 +119,7 @@ def blender(session: nox.Session, blender: str) -> None:
 @nox.session(venv_backend="none")
 def tests(session: nox.Session) -> None:
     """Every test, the quick ones first."""
-    for name in ["lint", *(f"core-{python}" for python in PYTHONS), "addon_zip"]:
+    for name in ["lint", *(f"core-{python}" for python in PYTHONS), "addon_zip", "path"]:
         session.notify(name)
     for version in BLENDERS:
         session.notify(f"blender({version})")
