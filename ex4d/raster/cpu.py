@@ -37,6 +37,8 @@ _HALF_PIXEL = _ONE_PIXEL // 2
 _GUARD_PX = float(1 << 20)
 #: Rows of a band and quads of a chunk: small enough for the first-level cache.
 _BAND_ROWS = 16
+#: Pixels that are shaded at a time: what belongs to them fits into that cache as well.
+_RUN_PIXELS = 64
 _CHUNK_QUADS = 64
 #: What `_judge` says of a triangle where it is not a pixel: may cover several centres; draws
 #: nothing; crosses the near plane or the guard band. What is above `_NOTHING` has to be drawn.
@@ -481,7 +483,8 @@ def _draw_triangle(
             end = _i64(min(high0, high1, high2, float(last)) + (1.0 - _ALMOST_ONE))
         if begin <= end:
             e0, e1, e2 = row0 + begin * dx0, row1 + begin * dx1, row2 + begin * dx2
-            for pixel in range(row * width + left + begin, row * width + left + end + 1):
+            start = (row - first_row) * width + left
+            for pixel in range(start + begin, start + end + 1):
                 if (e0 | e1 | e2) >= 0:
                     nearness = max(w0 + _f32(e1) * gain1 + _f32(e2) * gain2, farthest)
                     keys[pixel] = max(keys[pixel], _key(nearness, triangle))
@@ -539,7 +542,7 @@ def _draw_crossing(triangle, edges, box, width, first_row, end_row, keys):
             ):
                 nearness = e0 + e1 + e2
                 if 0 < nearness < 1.0 / NEAR_DEPTH:
-                    pixel = row * width + left + column
+                    pixel = (row - first_row) * width + left + column
                     keys[pixel] = max(keys[pixel], _key(_f32(nearness), triangle))
 
 
@@ -550,11 +553,13 @@ def _draw_band(
 ):  # fmt: skip
     """Draw every `step`-th band of rows, from band `first` on."""
     quads = codes.shape[2]
+    # One more than a band has, for what is not drawn.
+    band_keys = np.empty(_BAND_ROWS * width + 1, np.int64)
     bands = (height + _BAND_ROWS - 1) // _BAND_ROWS
     for band in range(first, bands, step):
         first_row = band * _BAND_ROWS
         end_row = min(height, first_row + _BAND_ROWS)
-        keys[first_row * width : end_row * width] = 0
+        band_keys[:] = 0
         low = first_row * _ONE_PIXEL + _HALF_PIXEL
         high = (end_row - 1) * _ONE_PIXEL + _HALF_PIXEL
         for j in range(codes.shape[0]):
@@ -569,12 +574,14 @@ def _draw_band(
                 for k in range(2):
                     _draw_run(
                         x, y, inverse_w, codes[j, k], j, k, first_quad, end_quad,
-                        width, first_row, end_row, keys,
+                        width, first_row, end_row, band_keys,
                     )  # fmt: skip
         for n in range(len(crossing)):
-            _draw_crossing(crossing[n], edges[n], boxes[n], width, first_row, end_row, keys)
+            _draw_crossing(crossing[n], edges[n], boxes[n], width, first_row, end_row, band_keys)
         for k in range(2):
-            _draw_cap(x, y, inverse_w, caps[k], k, width, first_row, end_row, keys)
+            _draw_cap(x, y, inverse_w, caps[k], k, width, first_row, end_row, band_keys)
+        pixels = (end_row - first_row) * width
+        keys[first_row * width : end_row * width] = band_keys[:pixels]
 
 
 @njit(inline="always")
@@ -582,17 +589,18 @@ def _draw_run(
     x, y, inverse_w, codes, j, k, first_quad, end_quad, width, first_row, end_row, keys
 ):  # fmt: skip
     """Draw the upper-left or lower-right triangles of a run of quads."""
-    first_pixel, end_pixel = first_row * width, end_row * width
+    first_pixel, pixels = first_row * width, (end_row - first_row) * width
     several = _i64(_SEVERAL) << _i64(32)
     for i in range(first_quad, end_quad):
         code = codes[i]
         triangle = 2 * (j * x.shape[1] + i) + k
-        if code >= 0:
-            pixel = code >> _i64(32)
-            if first_pixel <= pixel < end_pixel:
-                key = (code << _i64(32)) | (_i64(_LAST_ID) - _i64(triangle))
-                keys[pixel] = max(keys[pixel], key)
-        elif code == several:
+        # What covers no single pixel of the band goes to the one after its last: about every other
+        # triangle, so that a branch would be guessed wrongly as often as not.
+        pixel = (code >> _i64(32)) - first_pixel
+        pixel = pixel if (pixel >= 0) & (pixel < pixels) else pixels
+        key = (code << _i64(32)) | (_i64(_LAST_ID) - _i64(triangle))
+        keys[pixel] = max(keys[pixel], key)
+        if code == several:
             _draw_triangle(
                 _i64(x[j + k, i + k]), _i64(y[j + k, i + k]), inverse_w[j + k, i + k],
                 _i64(x[j, i + 1]), _i64(y[j, i + 1]), inverse_w[j, i + 1],
@@ -617,25 +625,36 @@ def _draw_cap(x, y, inverse_w, cap, k, width, first_row, end_row, keys):
 
 
 @njit(inline="always")
-def _screen_point(depth, columns, rows, matrix, j, i, px, py):
-    """A vertex in homogeneous pixels, relative to a pixel's centre: x, y and w."""
-    d = depth[j, i]
-    x, y = d * columns[i], d * rows[j]
-    w = matrix[2, 0] * x + matrix[2, 1] * y + matrix[2, 2] * d + matrix[2, 3]
+def _entries(matrix):
+    """The entries of a (3, 4) matrix, so that they stay in registers."""
     return (
-        matrix[0, 0] * x + matrix[0, 1] * y + matrix[0, 2] * d + matrix[0, 3] - px * w,
-        matrix[1, 0] * x + matrix[1, 1] * y + matrix[1, 2] * d + matrix[1, 3] - py * w,
+        matrix[0, 0], matrix[0, 1], matrix[0, 2], matrix[0, 3],
+        matrix[1, 0], matrix[1, 1], matrix[1, 2], matrix[1, 3],
+        matrix[2, 0], matrix[2, 1], matrix[2, 2], matrix[2, 3],
+    )  # fmt: skip
+
+
+@njit(inline="always")
+def _screen_point(x, y, z, entries, px, py):
+    """A point of the world in homogeneous pixels, relative to a pixel's centre: x, y and w."""
+    xx, xy, xz, x0, yx, yy, yz, y0, wx, wy, wz, w0 = entries
+    w = wx * x + wy * y + wz * z + w0
+    return (
+        xx * x + xy * y + xz * z + x0 - px * w,
+        yx * x + yy * y + yz * z + y0 - py * w,
         w,
     )
 
 
 @njit(inline="always")
-def _weights(depth, columns, rows, matrix, corners, px, py):
-    """Perspective-correct barycentric coordinates of a pixel's centre, and its z-depth."""
-    ja, ia, jb, ib, jc, ic = corners
-    ax, ay, aw = _screen_point(depth, columns, rows, matrix, ja, ia, px, py)
-    bx, by, bw = _screen_point(depth, columns, rows, matrix, jb, ib, px, py)
-    cx, cy, cw = _screen_point(depth, columns, rows, matrix, jc, ic, px, py)
+def _weights(a, b, c):
+    """Perspective-correct barycentric coordinates of a pixel's centre, and its z-depth.
+
+    `a`, `b` and `c` are the vertices as `_screen_point` gives them.
+    """
+    ax, ay, aw = a
+    bx, by, bw = b
+    cx, cy, cw = c
     wa, wb, wc = bx * cy - by * cx, cx * ay - cy * ax, ax * by - ay * bx
     total = wa + wb + wc
     scale = _f32(1) / (total if total != 0 else _f32(1))
@@ -663,31 +682,98 @@ def _shade(keys, depth, packed, columns, rows, matrix, darkens, color, mask, out
 
     `packed` is RGBA in one little-endian number a vertex. Occluded vertices are black: unless the
     colours shall darken towards them, they are divided by alpha.
+
+    A run of pixels at a time: what belongs to their triangles is gathered, so that all arithmetic
+    is vector code.
     """
+    low = np.uint32(255)
+    # A run of each, one after the other: x, y and z of three vertices, and the depth that results;
+    # the colours of three vertices, and the one that results, with 255 as alpha if it is seen.
+    points = np.empty(10 * _RUN_PIXELS, np.float32)
+    colors = np.empty(4 * _RUN_PIXELS, np.uint32)
+    for row in range(first, end):
+        for begin in range(0, keys.shape[1], _RUN_PIXELS):
+            run = keys[row, begin : begin + _RUN_PIXELS]
+            _gather(run, depth, packed, columns, rows, points, colors)
+            _mix(points, colors, matrix, _f32(begin), _f32(row), darkens)
+            out, out_seen = color[row, begin:], mask[row, begin:]
+            out_z = out_depth[row, begin:]
+            for i in range(len(run)):
+                mixed = colors[3 * _RUN_PIXELS + i]
+                out[i, 0] = mixed & low
+                out[i, 1] = (mixed >> np.uint32(8)) & low
+                out[i, 2] = (mixed >> np.uint32(16)) & low
+                out_seen[i] = mixed >> np.uint32(24) != 0
+                out_z[i] = points[9 * _RUN_PIXELS + i] if run[i] != 0 else _f32(np.inf)
+
+
+@njit(inline="always")
+def _gather(keys, depth, packed, columns, rows, points, colors):
+    """The vertices of the triangle at each pixel of a run; all 0 where nothing is hit."""
     height, width = _i32(depth.shape[0]), _i32(depth.shape[1])
     per_width = 1.0 / width
+    for i in range(len(keys)):
+        if keys[i] == 0:
+            for k in range(9):
+                points[k * _RUN_PIXELS + i] = 0
+            for k in range(3):
+                colors[k * _RUN_PIXELS + i] = 0
+            continue
+        ja, ia, jb, ib, jc, ic = _corners(_triangle(keys[i]), height, width, per_width)
+        a, b, c = depth[ja, ia], depth[jb, ib], depth[jc, ic]
+        points[i] = a * columns[ia]
+        points[_RUN_PIXELS + i] = a * rows[ja]
+        points[2 * _RUN_PIXELS + i] = a
+        points[3 * _RUN_PIXELS + i] = b * columns[ib]
+        points[4 * _RUN_PIXELS + i] = b * rows[jb]
+        points[5 * _RUN_PIXELS + i] = b
+        points[6 * _RUN_PIXELS + i] = c * columns[ic]
+        points[7 * _RUN_PIXELS + i] = c * rows[jc]
+        points[8 * _RUN_PIXELS + i] = c
+        colors[i] = packed[ja, ia]
+        colors[_RUN_PIXELS + i] = packed[jb, ib]
+        colors[2 * _RUN_PIXELS + i] = packed[jc, ic]
+
+
+@njit(inline="always")
+def _mix(points, colors, matrix, first_column, row, darkens):
+    """The arithmetic of `_shade` for a run, without branches, whether all of it is used or not."""
+    entries = _entries(matrix)
+    zero, one, opaque = _f32(0), _f32(1), _f32(255)
     visible, half = _f32(VISIBLE_ALPHA), _f32(0.5)
-    for row in range(first, end):
-        for column in range(keys.shape[1]):
-            key = keys[row, column]
-            mask[row, column] = False
-            color[row, column] = 0
-            if key == 0:
-                out_depth[row, column] = np.inf
-                continue
-            corners = _corners(_triangle(key), height, width, per_width)
-            wa, wb, wc, out_depth[row, column] = _weights(
-                depth, columns, rows, matrix, corners, _f32(column) + half, _f32(row) + half
-            )
-            ja, ia, jb, ib, jc, ic = corners
-            a, b, c = packed[ja, ia], packed[jb, ib], packed[jc, ic]
-            alpha = _mixed(a, b, c, wa, wb, wc, 3)
-            if alpha > visible:
-                mask[row, column] = True
-                gain = _f32(1) if darkens else _f32(255) / alpha
-                for k in range(3):
-                    mixed = gain * _mixed(a, b, c, wa, wb, wc, k)
-                    color[row, column, k] = np.uint8(min(mixed, _f32(255)) + half)
+    py = row + half
+    for i in range(_RUN_PIXELS):
+        px = first_column + _f32(_i32(i)) + half
+        wa, wb, wc, z = _weights(
+            _screen_point(
+                points[i], points[_RUN_PIXELS + i], points[2 * _RUN_PIXELS + i], entries, px, py
+            ),
+            _screen_point(
+                points[3 * _RUN_PIXELS + i], points[4 * _RUN_PIXELS + i],
+                points[5 * _RUN_PIXELS + i], entries, px, py,
+            ),
+            _screen_point(
+                points[6 * _RUN_PIXELS + i], points[7 * _RUN_PIXELS + i],
+                points[8 * _RUN_PIXELS + i], entries, px, py,
+            ),
+        )  # fmt: skip
+        a, b, c = colors[i], colors[_RUN_PIXELS + i], colors[2 * _RUN_PIXELS + i]
+        alpha = _mixed(a, b, c, wa, wb, wc, 3)
+        # The depth is no number where a vertex is too far out for float32.
+        seen = (alpha > visible) & (z > zero)
+        gain = one if darkens else opaque / (alpha if seen else opaque)
+        red = _u32(min(gain * _mixed(a, b, c, wa, wb, wc, 0), opaque) + half)
+        green = _u32(min(gain * _mixed(a, b, c, wa, wb, wc, 1), opaque) + half)
+        blue = _u32(min(gain * _mixed(a, b, c, wa, wb, wc, 2), opaque) + half)
+        mixed = red | (green << np.uint32(8)) | (blue << np.uint32(16)) | np.uint32(0xFF000000)
+        colors[3 * _RUN_PIXELS + i] = mixed if seen else np.uint32(0)
+        points[9 * _RUN_PIXELS + i] = z
+
+
+@njit(inline="always")
+def _u32(value):
+    """A float32 from 0 to 2**31, cut to a whole number."""
+    return np.uint32(_i32(value))
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -696,18 +782,23 @@ def _interpolate(keys, depth, packed, columns, rows, matrix, out_rgba, out_depth
     height, width = _i32(depth.shape[0]), _i32(depth.shape[1])
     per_width = 1.0 / width
     half = _f32(0.5)
+    entries = _entries(matrix)
     for row in range(first, end):
+        py = _f32(row) + half
         for column in range(keys.shape[1]):
             key = keys[row, column]
             if key == 0:
                 out_depth[row, column] = np.inf
                 out_rgba[row, column] = 0
                 continue
-            corners = _corners(_triangle(key), height, width, per_width)
+            px = _f32(column) + half
+            ja, ia, jb, ib, jc, ic = _corners(_triangle(key), height, width, per_width)
+            da, db, dc = depth[ja, ia], depth[jb, ib], depth[jc, ic]
             wa, wb, wc, out_depth[row, column] = _weights(
-                depth, columns, rows, matrix, corners, _f32(column) + half, _f32(row) + half
+                _screen_point(da * columns[ia], da * rows[ja], da, entries, px, py),
+                _screen_point(db * columns[ib], db * rows[jb], db, entries, px, py),
+                _screen_point(dc * columns[ic], dc * rows[jc], dc, entries, px, py),
             )
-            ja, ia, jb, ib, jc, ic = corners
             a, b, c = packed[ja, ia], packed[jb, ib], packed[jc, ic]
             for k in range(4):
                 out_rgba[row, column, k] = _mixed(a, b, c, wa, wb, wc, k)
