@@ -483,8 +483,7 @@ def _draw_triangle(
             end = _i64(min(high0, high1, high2, float(last)) + (1.0 - _ALMOST_ONE))
         if begin <= end:
             e0, e1, e2 = row0 + begin * dx0, row1 + begin * dx1, row2 + begin * dx2
-            start = (row - first_row) * width + left
-            for pixel in range(start + begin, start + end + 1):
+            for pixel in range(row * width + left + begin, row * width + left + end + 1):
                 if (e0 | e1 | e2) >= 0:
                     nearness = max(w0 + _f32(e1) * gain1 + _f32(e2) * gain2, farthest)
                     keys[pixel] = max(keys[pixel], _key(nearness, triangle))
@@ -542,7 +541,7 @@ def _draw_crossing(triangle, edges, box, width, first_row, end_row, keys):
             ):
                 nearness = e0 + e1 + e2
                 if 0 < nearness < 1.0 / NEAR_DEPTH:
-                    pixel = (row - first_row) * width + left + column
+                    pixel = row * width + left + column
                     keys[pixel] = max(keys[pixel], _key(_f32(nearness), triangle))
 
 
@@ -553,13 +552,11 @@ def _draw_band(
 ):  # fmt: skip
     """Draw every `step`-th band of rows, from band `first` on."""
     quads = codes.shape[2]
-    # One more than a band has, for what is not drawn.
-    band_keys = np.empty(_BAND_ROWS * width + 1, np.int64)
     bands = (height + _BAND_ROWS - 1) // _BAND_ROWS
     for band in range(first, bands, step):
         first_row = band * _BAND_ROWS
         end_row = min(height, first_row + _BAND_ROWS)
-        band_keys[:] = 0
+        keys[first_row * width : end_row * width] = 0
         low = first_row * _ONE_PIXEL + _HALF_PIXEL
         high = (end_row - 1) * _ONE_PIXEL + _HALF_PIXEL
         for j in range(codes.shape[0]):
@@ -574,14 +571,12 @@ def _draw_band(
                 for k in range(2):
                     _draw_run(
                         x, y, inverse_w, codes[j, k], j, k, first_quad, end_quad,
-                        width, first_row, end_row, band_keys,
+                        width, first_row, end_row, keys,
                     )  # fmt: skip
         for n in range(len(crossing)):
-            _draw_crossing(crossing[n], edges[n], boxes[n], width, first_row, end_row, band_keys)
+            _draw_crossing(crossing[n], edges[n], boxes[n], width, first_row, end_row, keys)
         for k in range(2):
-            _draw_cap(x, y, inverse_w, caps[k], k, width, first_row, end_row, band_keys)
-        pixels = (end_row - first_row) * width
-        keys[first_row * width : end_row * width] = band_keys[:pixels]
+            _draw_cap(x, y, inverse_w, caps[k], k, width, first_row, end_row, keys)
 
 
 @njit(inline="always")
@@ -589,18 +584,17 @@ def _draw_run(
     x, y, inverse_w, codes, j, k, first_quad, end_quad, width, first_row, end_row, keys
 ):  # fmt: skip
     """Draw the upper-left or lower-right triangles of a run of quads."""
-    first_pixel, pixels = first_row * width, (end_row - first_row) * width
+    first_pixel, end_pixel = first_row * width, end_row * width
     several = _i64(_SEVERAL) << _i64(32)
     for i in range(first_quad, end_quad):
         code = codes[i]
         triangle = 2 * (j * x.shape[1] + i) + k
-        # What covers no single pixel of the band goes to the one after its last: about every other
-        # triangle, so that a branch would be guessed wrongly as often as not.
-        pixel = (code >> _i64(32)) - first_pixel
-        pixel = pixel if (pixel >= 0) & (pixel < pixels) else pixels
-        key = (code << _i64(32)) | (_i64(_LAST_ID) - _i64(triangle))
-        keys[pixel] = max(keys[pixel], key)
-        if code == several:
+        if code >= 0:
+            pixel = code >> _i64(32)
+            if first_pixel <= pixel < end_pixel:
+                key = (code << _i64(32)) | (_i64(_LAST_ID) - _i64(triangle))
+                keys[pixel] = max(keys[pixel], key)
+        elif code == several:
             _draw_triangle(
                 _i64(x[j + k, i + k]), _i64(y[j + k, i + k]), inverse_w[j + k, i + k],
                 _i64(x[j, i + 1]), _i64(y[j, i + 1]), inverse_w[j, i + 1],
