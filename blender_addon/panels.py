@@ -82,7 +82,8 @@ class EX4D_PT_shot(_Sidebar, bpy.types.Panel):
         layout = self.layout
         shot = active_shot(context)
         if shot is None:
-            layout.label(text="Import a video, or a finished scene")
+            _draw_video(layout.column(), context)
+            layout.label(text="Or a scene that is finished:")
         else:
             _draw_clip(layout, shot)
         layout.operator("ex4d.import_scene", icon="IMPORT")
@@ -107,40 +108,49 @@ def _draw_clip(layout: bpy.types.UILayout, shot: bpy.types.Object) -> None:
 
 
 class EX4D_PT_import(_Sidebar, bpy.types.Panel):
-    """A video becomes a scene."""
+    """One more video becomes a scene."""
 
     bl_label = "Import Video"
     bl_idname = "EX4D_PT_import"
     bl_parent_id = "EX4D_PT_shot"
     bl_options = {"DEFAULT_CLOSED"}
 
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        """Only with a shot: without one, the panel above asks for the first video."""
+        return active_shot(context) is not None
+
     def draw(self, context: bpy.types.Context) -> None:
-        """Draw the files, what is known of them, and what will be sent."""
-        layout = self.layout
-        layout.use_property_split = True
-        layout.use_property_decorate = False
-        panel = context.window_manager.ex4d_import
-        column = layout.column()
-        column.prop(panel, "clip")
-        column.prop(panel, "depth")
-        column.prop(panel, "depth_kind")
-        column = layout.column(align=True)
-        column.prop(panel, "first_frame")
-        column.prop(panel, "frame_count")
-        column.prop(panel, "stride")
-        column = layout.column()
-        column.prop(panel, "lens")
-        if panel.lens == "ANGLE":
-            column.prop(panel, "angle")
-        elif panel.lens == "PIXELS":
-            column.prop(panel, "focal_px")
-        column.prop(panel, "title")
-        if panel.clip_summary or panel.depth_summary:
-            box = layout.box().column(align=True)
-            box.label(text="Sent to the server:", icon="EXPORT")
-            draw_text(box, panel.clip_summary)
-            draw_text(box, panel.depth_summary)
-        layout.operator("ex4d.import_video", icon="EXPORT")
+        """Draw the same as for the first."""
+        _draw_video(self.layout, context)
+
+
+def _draw_video(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
+    """Draw the files, what is known of them, and what will be sent."""
+    layout.use_property_split = True
+    layout.use_property_decorate = False
+    panel = context.window_manager.ex4d_import
+    column = layout.column()
+    column.prop(panel, "clip")
+    column.prop(panel, "depth")
+    column.prop(panel, "depth_kind")
+    column = layout.column(align=True)
+    column.prop(panel, "first_frame")
+    column.prop(panel, "frame_count")
+    column.prop(panel, "stride")
+    column = layout.column()
+    column.prop(panel, "lens")
+    if panel.lens == "ANGLE":
+        column.prop(panel, "angle")
+    elif panel.lens == "PIXELS":
+        column.prop(panel, "focal_px")
+    column.prop(panel, "title")
+    if panel.clip_summary or panel.depth_summary:
+        box = layout.box().column(align=True)
+        box.label(text="Sent to the server:", icon="EXPORT")
+        draw_text(box, panel.clip_summary)
+        draw_text(box, panel.depth_summary)
+    layout.operator("ex4d.import_video", icon="EXPORT")
 
 
 class EX4D_PT_camera(_Sidebar, bpy.types.Panel):

@@ -51,7 +51,7 @@ def duration_text(duration_s: float) -> str:
     return f"{round(duration_s / 3600)} h"
 
 
-def wrapped(text: str, width: int = 44) -> list[str]:
+def wrapped(text: str, width: int = 36) -> list[str]:
     """Break a text into lines that fit a sidebar, since Blender's labels do not wrap."""
     lines: list[str] = []
     for paragraph in text.splitlines():

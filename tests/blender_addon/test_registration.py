@@ -208,6 +208,8 @@ def test_import_panel_lists_what_will_be_sent(addon, empty_file, tmp_path):
     panel = bpy.context.window_manager.ex4d_import
     panel.clip = str(clip)
     panel.depth = str(tmp_path / "nothing.npz")
-    words = " ".join(draw(addon("panels").EX4D_PT_import))
+    words = " ".join(draw(addon("panels").EX4D_PT_shot))
     assert "clip.mp4, 3.4 MB" in words
     assert "choose another" in words
+    # Asked for once: the panel for one more video comes with the first shot.
+    assert draw(addon("panels").EX4D_PT_import) == []
