@@ -697,7 +697,9 @@ def _shade(keys, depth, packed, columns, rows, matrix, darkens, color, mask, out
                 out[i, 0] = mixed & low
                 out[i, 1] = (mixed >> np.uint32(8)) & low
                 out[i, 2] = (mixed >> np.uint32(16)) & low
-                out_seen[i] = mixed >> np.uint32(24) != 0
+            for i in range(len(run)):
+                out_seen[i] = colors[3 * _RUN_PIXELS + i] != 0
+            for i in range(len(run)):
                 out_z[i] = points[9 * _RUN_PIXELS + i] if run[i] != 0 else _f32(np.inf)
 
 
