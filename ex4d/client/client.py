@@ -250,6 +250,7 @@ class Client:
                 self._check_stall()
             if not budget.allows_another():
                 break
+        self._show_transfers()
         self._polled_s = time.monotonic()
         return changed or before != (self.state, self.problem)
 
@@ -280,9 +281,7 @@ class Client:
                 self._moved_s = time.monotonic()
                 did = True
             did = self._downloads.step() or did
-        did = self._hash_slice() or did
-        self._show_transfers()
-        return did
+        return self._hash_slice() or did
 
     def _is_current(self) -> bool:
         """Whether there is a session that was told of everything unfinished."""

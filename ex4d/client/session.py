@@ -144,7 +144,7 @@ class Session:
         if self._outbox or not self._transport.send(message):
             self._outbox.append(message)
 
-    def send_chunk(self, message: ClientMessage, payload: bytes) -> bool:
+    def send_chunk(self, message: ClientMessage, payload: memoryview) -> bool:
         """Send bytes now; false if there is no room for them."""
         if self._transport is None or self._outbox:
             return False
