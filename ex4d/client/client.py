@@ -35,6 +35,8 @@ from ..protocol.messages import (
     JobRequest,
     JobSubmit,
     JobWatch,
+    Paired,
+    Pong,
     Welcome,
 )
 from .downloads import Download, Downloads
@@ -427,6 +429,9 @@ class Client:
 
     def _handle(self, received: Received) -> None:
         message = received.message
+        if isinstance(message, Welcome | Paired | Pong):
+            # The session has dealt with it; a sign of life is no progress.
+            return
         self._moved_s = time.monotonic()
         match message:
             case BlobChunk():
@@ -448,9 +453,6 @@ class Client:
                     callback(message.jobs)
             case Error():
                 self._note_error(message)
-            case _:
-                # The session dealt with the others.
-                pass
 
     def _asking(self, request_id: str) -> _Job | None:
         return next((job for job in self._jobs if job.asked_id == request_id), None)
