@@ -83,6 +83,7 @@ class ModelTransport:
         self.outgoing: deque[tuple[ClientMessage, bytes]] = deque()
         self.is_closed = False
         self.window_bytes = 0
+        self.owed_bytes = 0
         self.download_credit_bytes = 0
         #: Blobs being sent to the client: hash and offset.
         self.fetches: deque[list[Any]] = deque()
@@ -207,6 +208,11 @@ class ModelServer:
             self.seen.append(message)
             if self.is_answering:
                 self._answer(message, payload)
+        # Not sooner: whoever sends a burst must have had credit for all of it.
+        if link.owed_bytes:
+            link.window_bytes += link.owed_bytes
+            self.say(BlobCredit(grant_bytes=link.owed_bytes))
+            link.owed_bytes = 0
         return did
 
     def step(self, client: Client) -> bool:
@@ -350,8 +356,7 @@ class ModelServer:
         assert chunk.offset_bytes == len(part), "sent out of order, or twice"
         self.chunks_stored.append((chunk.offset_bytes, len(payload)))
         part += payload
-        self.link.window_bytes += len(payload)
-        self.say(BlobCredit(grant_bytes=len(payload)))
+        self.link.owed_bytes += len(payload)
         if len(part) == self._offered[chunk.sha256].size_bytes:
             self.blobs[chunk.sha256] = bytes(self.parts.pop(chunk.sha256))
             self.say(BlobDone(sha256=chunk.sha256))
