@@ -261,7 +261,10 @@ def test_worker_killed_in_the_middle_of_a_job(
 
     sources = {"clip.mp4": SAMPLE_FOLDER / "source.mp4", "depth.npz": SAMPLE_FOLDER / "depth.npz"}
     job = laptop.client.submit(build, sources, tmp_path / "scene")
-    laptop.run(lambda: job.phase is JobPhase.RUNNING and job.stage not in ("", "starting"))
+    laptop.run(
+        lambda: job.is_over or (job.phase is JobPhase.RUNNING and job.stage not in ("", "starting"))
+    )
+    assert not job.is_over, job.error
     workers = [
         child
         for child in psutil.Process(server.pid).children()
