@@ -32,6 +32,11 @@ DEFAULT_RATE = Fraction(24)
 #: Without these, colours are off by up to three levels; with them by one.
 ACCURATE = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 
+#: Titles in another encoding than UTF-8 are no reason to refuse a video; since version 19 PyAV is
+#: of the same opinion and takes no word on it.
+_TOLERANT_OF_TITLES: dict[str, Any] = (
+    {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
+)
 _EBML_MARK, _SEGMENT_MARK = b"\x1aE\xdf\xa3", b"\x18S\x80g"
 #: Where a Matroska file's segment has begun by any means.
 _HEAD_BYTES = 4096
@@ -233,8 +238,7 @@ def open_video(path: Path, limits: MediaLimits) -> Iterator[VideoSource]:
             str(path.absolute()),
             format=demuxer,
             options=options,
-            # Titles in another encoding than UTF-8 are no reason to refuse a video.
-            metadata_errors="replace",
+            **_TOLERANT_OF_TITLES,
         )
     except FFmpegError as error:
         msg = (

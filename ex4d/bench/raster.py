@@ -6,8 +6,6 @@ be read and written: depth (4 bytes a pixel) and RGB (3) in and RGBA (4) out for
 """
 
 import os
-import time
-from collections.abc import Callable
 from statistics import mean
 
 import numpy as np
@@ -17,11 +15,12 @@ from ex4d.camera import Intrinsics, move
 from ex4d.dwmesh import build_dwmesh, default_rules
 from ex4d.raster import create_rasteriser
 
+from .timing import REPEATS, best_s
+
 SIZES_PX = ((512, 512), (1024, 576))
 #: Moves and frames: from nearly unmoved to seen from the side, with much behind the camera.
 VIEWS = (("30", 1), ("30", 48), ("60", 40), ("90", 30), ("90", 48), ("180", 12), ("180", 30))
 _FRAME_COUNT = 49
-_REPEATS = 5
 _NOISE = 0.002
 
 
@@ -50,16 +49,6 @@ def synthetic_frame(
     phases = np.array([0.0, 2.1, 4.2])
     color = 127.5 + 127.5 * np.sin(hue[..., None] * 3.0 + 40.0 * u[..., None] + phases)
     return (1.0 / disparity).astype(np.float32), color.astype(np.uint8)
-
-
-def best_s(function: Callable[[], object]) -> float:
-    """Seconds of the best of five calls."""
-    times_s = []
-    for _ in range(_REPEATS):
-        start_s = time.perf_counter()
-        function()
-        times_s.append(time.perf_counter() - start_s)
-    return min(times_s)
 
 
 def copy_s(byte_count: int) -> float:
@@ -103,6 +92,6 @@ def measure(width_px: int, height_px: int) -> None:
 
 def run() -> None:
     """Print all figures."""
-    print(f"{os.cpu_count()} cores, best of {_REPEATS}")
+    print(f"{os.cpu_count()} cores, best of {REPEATS}")
     for width_px, height_px in SIZES_PX:
         measure(width_px, height_px)

@@ -35,6 +35,8 @@ from ..protocol.messages import (
     JobRequest,
     JobSubmit,
     JobWatch,
+    Paired,
+    Pong,
     Welcome,
 )
 from .downloads import Download, Downloads
@@ -250,6 +252,7 @@ class Client:
                 self._check_stall()
             if not budget.allows_another():
                 break
+        self._show_transfers()
         self._polled_s = time.monotonic()
         return changed or before != (self.state, self.problem)
 
@@ -280,9 +283,7 @@ class Client:
                 self._moved_s = time.monotonic()
                 did = True
             did = self._downloads.step() or did
-        did = self._hash_slice() or did
-        self._show_transfers()
-        return did
+        return self._hash_slice() or did
 
     def _is_current(self) -> bool:
         """Whether there is a session that was told of everything unfinished."""
@@ -428,6 +429,9 @@ class Client:
 
     def _handle(self, received: Received) -> None:
         message = received.message
+        if isinstance(message, Welcome | Paired | Pong):
+            # The session has dealt with it; a sign of life is no progress.
+            return
         self._moved_s = time.monotonic()
         match message:
             case BlobChunk():
@@ -449,9 +453,6 @@ class Client:
                     callback(message.jobs)
             case Error():
                 self._note_error(message)
-            case _:
-                # The session dealt with the others.
-                pass
 
     def _asking(self, request_id: str) -> _Job | None:
         return next((job for job in self._jobs if job.asked_id == request_id), None)

@@ -8,7 +8,6 @@ what was lost is found by its hash and can be fetched again.
 
 import errno
 import hashlib
-import os
 import re
 import shutil
 import uuid
@@ -366,7 +365,7 @@ def _check_room(download: Download) -> None:
 
 
 def _is_filled(folder: Path) -> bool:
-    return folder.exists() and any(os.scandir(folder))
+    return folder.exists() and any(folder.iterdir())
 
 
 def _write_error(folder: Path, error: OSError) -> TransferError:

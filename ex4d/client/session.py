@@ -21,6 +21,7 @@ from ..protocol.messages import (
     Paired,
     Ping,
     Pong,
+    ServerMessage,
     Welcome,
 )
 from .keys import KeyPair
@@ -144,7 +145,7 @@ class Session:
         if self._outbox or not self._transport.send(message):
             self._outbox.append(message)
 
-    def send_chunk(self, message: ClientMessage, payload: bytes) -> bool:
+    def send_chunk(self, message: ClientMessage, payload: memoryview) -> bool:
         """Send bytes now; false if there is no room for them."""
         if self._transport is None or self._outbox:
             return False
@@ -164,19 +165,18 @@ class Session:
         self._pause_s = min(2.0 * self._pause_s, LONGEST_PAUSE_S)
 
     def receive(self) -> Received | None:
-        """The next message that is not the session's own business; None if there is none now."""
-        while self._transport is not None:
-            try:
-                received = self._transport.receive()
-            except ProtocolError as error:
-                self._fail(error)
-                return None
-            if received is None:
-                return None
+        """The next message, also where it was the session's own business; None: there is none."""
+        if self._transport is None:
+            return None
+        try:
+            received = self._transport.receive()
+        except ProtocolError as error:
+            self._fail(error)
+            return None
+        if received is not None:
             self._heard_s = time.monotonic()
-            if not self._handle(received):
-                return received
-        return None
+            self._handle(received.message)
+        return received
 
     def tend(self) -> None:
         """Note what became of the connection and do what is due.
@@ -276,20 +276,17 @@ class Session:
             )
         )
 
-    def _handle(self, received: Received) -> bool:
-        """Deal with a message that concerns the session itself; false if it does not."""
-        message = received.message
+    def _handle(self, message: ServerMessage) -> None:
+        """Deal with a message if it concerns the session itself."""
         if isinstance(message, Error) and message.code in _REFUSALS | _ENDINGS:
             self._fail(ProtocolError(message.code, message.message))
-        elif not isinstance(message, Welcome | Paired | Pong | Error):
-            # Before the welcome nothing was asked for.
-            return not self.is_ready
-        elif message.in_reply_to != self._asked_id or not self._asked_id:
-            return not (isinstance(message, Error) and self.is_ready)
-        else:
+        elif (
+            isinstance(message, Welcome | Paired | Pong | Error)
+            and self._asked_id
+            and message.in_reply_to == self._asked_id
+        ):
             self._asked_id = ""
             self._answer(message)
-        return True
 
     def _answer(self, message: Welcome | Paired | Pong | Error) -> None:
         """Go on with what the session had asked for."""

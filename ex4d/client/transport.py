@@ -111,7 +111,7 @@ class Transport:
             return None
         return _FATES.get(zmq.Event(event["event"]))
 
-    def send(self, message: ClientMessage, payload: bytes | None = None) -> bool:
+    def send(self, message: ClientMessage, payload: memoryview | None = None) -> bool:
         """Hand a message over to libzmq.
 
         Returns:
@@ -127,7 +127,7 @@ class Transport:
                 "submit fewer files"
             )
             raise ProtocolError("message_too_large", text)
-        frames = [codec.MAGIC, header]
+        frames: list[bytes | memoryview] = [codec.MAGIC, header]
         if payload is not None:
             frames.append(payload)
         try:

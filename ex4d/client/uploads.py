@@ -6,7 +6,7 @@ from io import FileIO
 
 from ..errors import Ex4dError, TransferError
 from ..protocol.messages import BlobAbort, BlobChunk
-from .session import Session
+from .session import OUR_LIMITS, Session
 from .slices import Source
 
 
@@ -40,6 +40,8 @@ class Uploads:
         #: Sent to the end, not yet confirmed.
         self._unconfirmed: set[str] = set()
         self._file: FileIO | None = None
+        #: Where chunks are read to; one for all, since new memory costs more than the reading.
+        self._buffer = memoryview(bytearray(OUR_LIMITS.max_chunk_bytes))
 
     def forget(self) -> None:
         """Forget everything: the connection is gone, and credit with it."""
@@ -118,7 +120,7 @@ class Uploads:
             upload.source.check_unchanged(self._file.fileno())
         count = self._chunk_bytes()
         self._file.seek(upload.offset_bytes)
-        payload = self._file.read(count)
+        payload = self._buffer[: self._file.readinto(self._buffer[:count])]
         if upload.offset_bytes + count == upload.source.size_bytes or len(payload) < count:
             # With the last bytes the server would find out, but could not say what is wrong.
             upload.source.check_unchanged(self._file.fileno())

@@ -269,7 +269,10 @@ class Scheduler:
             self._end(job, state="failed", error_code="internal_error", error_message=msg)
         finally:
             loop = asyncio.get_running_loop()
-            await loop.run_in_executor(self._threads, shutil.rmtree, folder, True)
+            removal = loop.run_in_executor(self._threads, shutil.rmtree, folder, True)
+            # A server that stops ends this wait, but the removal is still done: the threads are
+            # the last to end.
+            await asyncio.shield(removal)
             self._running -= 1
             log.info(
                 "job_stopped",

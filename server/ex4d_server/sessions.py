@@ -50,7 +50,7 @@ class Session:
         #: Newest event of each job that could not be sent yet: older ones are not worth keeping.
         self._held_back: dict[str, JobEvent] = {}
 
-    def send(self, message: ServerMessage, payload: bytes | None = None) -> None:
+    def send(self, message: ServerMessage, payload: memoryview | None = None) -> None:
         """Send a message; a peer that is gone, or asks without reading, loses its session."""
         if self.is_open:
             delivery = self._wire.send(self.routing_id, message, payload)

@@ -37,6 +37,9 @@ from .sessions import Session
 
 _log = structlog.get_logger(__name__)
 
+#: Chunks that are read at once for a client, since each change of threads has its price.
+_BATCH_CHUNKS = 4
+
 
 class TaskSet:
     """Background tasks: kept alive while they run, ended together."""
@@ -378,6 +381,8 @@ class Downloads:
 
     async def _send(self, session: Session) -> None:
         """Send until the queue is empty or the credit spent."""
+        # One for all that is read: new memory costs more than the reading.
+        buffer = memoryview(bytearray(_BATCH_CHUNKS * session.limits.max_chunk_bytes))
         try:
             while session.is_open and session.download_credit_bytes:
                 queue = self._queues.get(session)
@@ -386,41 +391,42 @@ class Downloads:
                 if queue[0].offset_bytes == queue[0].size_bytes:
                     queue.popleft()
                 else:
-                    await self._send_chunk(session, queue)
+                    await self._send_batch(session, queue, buffer)
         finally:
             self._sending.discard(session)
 
-    async def _send_chunk(self, session: Session, queue: deque[_Download]) -> None:
-        """Send the next bytes of the first blob in the queue."""
+    async def _send_batch(
+        self, session: Session, queue: deque[_Download], buffer: memoryview
+    ) -> None:
+        """Send the next chunks of the first blob in the queue."""
         download = queue[0]
-        count = min(
-            session.limits.max_chunk_bytes,
-            session.download_credit_bytes,
-            download.size_bytes - download.offset_bytes,
-        )
-        session.download_credit_bytes -= count
+        credit_bytes = min(session.download_credit_bytes, len(buffer))
+        session.download_credit_bytes -= credit_bytes
+        count = min(credit_bytes, download.size_bytes - download.offset_bytes)
         loop = asyncio.get_running_loop()
         try:
-            payload = await loop.run_in_executor(
-                self._threads, self._read, download.key, download.offset_bytes, count
+            read_bytes = await loop.run_in_executor(
+                self._threads, self._read, download.key, download.offset_bytes, buffer[:count]
             )
         except (InputError, FileNotFoundError):
-            payload = b""
+            read_bytes = 0
         is_wanted = bool(queue) and queue[0] is download
-        if is_wanted and payload:
-            chunk = BlobChunk(sha256=download.key[1], offset_bytes=download.offset_bytes)
-            session.send(chunk, payload)
-            download.offset_bytes += len(payload)
+        if is_wanted and read_bytes:
+            for start in range(0, read_bytes, session.limits.max_chunk_bytes):
+                payload = buffer[start : min(start + session.limits.max_chunk_bytes, read_bytes)]
+                chunk = BlobChunk(sha256=download.key[1], offset_bytes=download.offset_bytes)
+                session.send(chunk, payload)
+                download.offset_bytes += len(payload)
         elif is_wanted:
             queue.popleft()
             msg = (
                 f"expected blob {download.key[1][:12]} to be kept, found it expired; make it again"
             )
             session.refuse(download.request_id, "not_found", msg)
-        session.download_credit_bytes += count - len(payload if is_wanted else b"")
+        session.download_credit_bytes += credit_bytes - (read_bytes if is_wanted else 0)
 
-    def _read(self, key: BlobKey, offset_bytes: int, count: int) -> bytes:
-        """The part that blocks; runs in a thread."""
+    def _read(self, key: BlobKey, offset_bytes: int, buffer: memoryview) -> int:
+        """The part that blocks, in bytes that it read; runs in a thread."""
         with self._blobs.path_of(key).open("rb", buffering=0) as file:
             file.seek(offset_bytes)
-            return file.read(count)
+            return file.readinto(buffer)

@@ -58,14 +58,15 @@ class Wire:
         self._loop.remove_reader(self._descriptor)
 
     def send(
-        self, routing_id: bytes, message: ServerMessage, payload: bytes | None = None
+        self, routing_id: bytes, message: ServerMessage, payload: memoryview | None = None
     ) -> Delivery:
         """Send one message to one peer."""
-        frames = [routing_id, codec.MAGIC, codec.encode(message)]
+        frames: list[bytes | memoryview] = [routing_id, codec.MAGIC, codec.encode(message)]
         if payload is not None:
             frames.append(payload)
         try:
-            self._socket.send_multipart(frames, zmq.NOBLOCK)
+            # By copying: the sender's buffer is used again at once.
+            self._socket.send_multipart(frames, zmq.NOBLOCK, copy=True)
         except zmq.Again:
             return Delivery.FULL
         except zmq.ZMQError as error:
