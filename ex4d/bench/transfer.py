@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 import zmq
 
 from ex4d import __version__
+from ex4d.allocator import keep_freed_memory
 from ex4d.client import Client, Endpoint, JobPhase, KeyPair, RemoteJob, run_until
 from ex4d.protocol.documents import FileRef
 from ex4d.protocol.messages import ReconstructJob
@@ -339,12 +340,15 @@ def run() -> None:
         report("plain TCP socket", tcp_rate())
         report("ZeroMQ with CURVE", curve)
         print(f"{FILE_BYTES // MB} MB")
-        for name, poll in (("command line", poll_freely), ("Blender", poll_as_blender)):
-            figures = move_best(folder, poll)
+        # Blender first: only the command line changes how its process keeps memory.
+        in_blender = move_best(folder, poll_as_blender)
+        keep_freed_memory()
+        freely = move_best(folder, poll_freely)
+        for name, figures in (("Blender", in_blender), ("command line", freely)):
             report(f"{name}, file hashed", figures.hashing, hashing)
             report(f"{name}, up", figures.upload, curve)
             report(f"{name}, down", figures.download, curve)
-    passed_ms, used_ms = (1e3 * seconds for seconds in figures.longest_tick)
+    passed_ms, used_ms = (1e3 * seconds for seconds in in_blender.longest_tick)
     print(
         f"Blender, longest tick               {passed_ms:9.2f} ms   "
         f"{used_ms:.2f} ms of the processor, budget {TICK_BUDGET_S * 1e3:.0f} ms"

@@ -148,8 +148,10 @@ def _client(endpoint: "Endpoint") -> "Client":
     import socket
 
     from ex4d import __version__
+    from ex4d.allocator import keep_freed_memory
     from ex4d.client import Client
 
+    keep_freed_memory()
     name = f"{getpass.getuser()} on {socket.gethostname()}"
     return Client(endpoint, _keys(), app_version=__version__, client_name=name)
 

@@ -16,6 +16,7 @@ from types import FrameType
 import structlog
 import zmq
 
+from ex4d.allocator import keep_freed_memory
 from ex4d.errors import InputError
 
 from .auth import start_authenticator
@@ -82,6 +83,7 @@ def run_server(
         InputError: If it cannot start: `data_in_use`, `journal_version`, `address_in_use`,
             `no_curve` or `nobody_authorised`.
     """
+    keep_freed_memory()
     # libzmq's descriptors do not work with the proactor loop, the default on Windows.
     with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
         runner.run(_serve(config, identity, on_ready, ends_with_stdin=ends_with_stdin))
