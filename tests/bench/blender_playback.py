@@ -19,8 +19,9 @@ from statistics import median
 import numpy as np
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "tests" / "blender_addon"))
-PACKAGE = "bl_ext.user_default.ex4d"
+sys.path[:0] = [str(ROOT / "tests" / "blender_addon"), str(ROOT / "tests" / "support")]
+
+import extension  # noqa: E402 - found by the line above
 
 
 def install(folder: Path) -> None:
@@ -28,28 +29,14 @@ def install(folder: Path) -> None:
     os.environ["BLENDER_USER_RESOURCES"] = str(folder / "resources")
     command = [sys.executable, str(ROOT / "build_addon.py"), "--output", str(folder), "--platform"]
     subprocess.run([*command, "linux-x64", "--no-validate"], check=True, stdout=sys.stderr)
-    import bpy
-
-    bpy.ops.extensions.package_install_files(
-        filepath=str(next(folder.glob("*.zip"))), repo="user_default", enable_on_install=True
-    )
-
-
-def uninstall() -> None:
-    """Blender 4.5 as a module hangs at its exit where classes of an extension are left."""
-    import bpy
-
-    repositories = [item.module for item in bpy.context.preferences.extensions.repos]
-    bpy.ops.extensions.package_uninstall(
-        repo_index=repositories.index("user_default"), pkg_id="ex4d"
-    )
+    extension.install(next(folder.glob("*.zip")))
 
 
 def time_steps(folder: Path) -> tuple[object, list[float]]:
     """Import a scene; returns the shot and the seconds of each step."""
     import bpy
 
-    steps = importlib.import_module(f"{PACKAGE}.scene_import").import_scene(
+    steps = importlib.import_module(f"{extension.PACKAGE}.scene_import").import_scene(
         bpy.context, folder, frame_start=1
     )
     seconds: list[float] = []
@@ -118,7 +105,7 @@ def measure(folder: Path, width: int, height: int, frame_count: int) -> None:
     report("scrub, proxy of step 2", scrub_s(frame_count), bound_s)
     clip.show_surround = True
     report("scrub, proxy and surround", scrub_s(frame_count), bound_s)
-    read_pixels = importlib.import_module(f"{PACKAGE}.pictures").read_pixels
+    read_pixels = importlib.import_module(f"{extension.PACKAGE}.pictures").read_pixels
     picture = folder / "blender" / "marked" / "0001.png"
     seconds_of_texture = best_s(lambda: read_pixels(picture, width, height))
     report("reading a marked frame", seconds_of_texture, bound_s)
@@ -136,7 +123,7 @@ def main() -> None:
         try:
             measure(Path(temporary, "scene"), arguments.width, arguments.height, arguments.frames)
         finally:
-            uninstall()
+            extension.uninstall()
 
 
 if __name__ == "__main__":

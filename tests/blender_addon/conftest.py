@@ -16,10 +16,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
+import extension
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PACKAGE = "bl_ext.user_default.ex4d"
 HAS_BLENDER = importlib.util.find_spec("bpy") is not None
 
 if HAS_BLENDER:
@@ -52,31 +52,9 @@ def addon_zip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def addon(addon_zip: Path) -> Iterator[Callable[[str], ModuleType]]:
     """The installed and enabled extension: call with a module's name, for example `pump`."""
-    import bpy
-
-    result = bpy.ops.extensions.package_install_files(
-        filepath=str(addon_zip), repo="user_default", enable_on_install=True
-    )
-    assert result == {"FINISHED"}
-    assert PACKAGE in bpy.context.preferences.addons
-    yield lambda name: importlib.import_module(f"{PACKAGE}.{name}")
-    modules = [module for name, module in sys.modules.items() if name.startswith(PACKAGE)]
-    bpy.ops.extensions.package_uninstall(repo_index=user_repository(), pkg_id="ex4d")
-    assert PACKAGE not in bpy.context.preferences.addons
-    # Blender 4.2 never lets go of a property's update function. As a Python module it crashes at
-    # exit if such a function, through its module, still holds `bpy`.
-    for module in modules:
-        vars(module).pop("bpy", None)
-
-
-def user_repository() -> int:
-    """Index of the repository that files are installed into."""
-    import bpy
-
-    repositories = bpy.context.preferences.extensions.repos
-    return next(
-        i for i, repository in enumerate(repositories) if repository.module == "user_default"
-    )
+    extension.install(addon_zip)
+    yield lambda name: importlib.import_module(f"{extension.PACKAGE}.{name}")
+    extension.uninstall()
 
 
 @pytest.fixture
