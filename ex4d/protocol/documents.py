@@ -22,7 +22,8 @@ Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 SidePx = Annotated[int, Meta(ge=2, le=MAX_SIDE_PX)]
 FrameCount = Annotated[int, Meta(ge=1, le=MAX_FRAMES)]
 ShortText = Annotated[str, Meta(max_length=256)]
-Prompt = Annotated[str, Meta(max_length=4096)]
+#: Longer than the 512 tokens that the model reads, in any script.
+Prompt = Annotated[str, Meta(max_length=2000)]
 LoraName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}\Z")]
 Positive = Annotated[float, Meta(gt=0.0)]
 
@@ -183,7 +184,7 @@ class Ex4dSettings(_Document, frozen=True, kw_only=True, tag="ex4d", tag_field="
 
 
 #: What an engine is told. Later engines join this union; the tag names the engine.
-EngineSettings = PreviewSettings
+EngineSettings = PreviewSettings | Ex4dSettings
 
 
 class UsedPart(_Document, frozen=True, kw_only=True):
@@ -216,4 +217,6 @@ class TakeDocument(_Document, frozen=True, kw_only=True):
     #: Share of pixels that the source saw, per frame, 0..1.
     coverage: tuple[float, ...]
     parts: tuple[UsedPart, ...]
+    #: What the viewer of the take should know, for example that its size is an unusual one.
+    notes: Annotated[tuple[ShortText, ...], Meta(max_length=16)] = ()
     app_version: ShortText

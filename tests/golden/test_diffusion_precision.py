@@ -100,7 +100,7 @@ def test_rounded_time_step_is_noticed(
 
     def with_rounded_step(
         models: WanModels, latents: Any, time_step: torch.Tensor, *rest: Any, **options: Any
-    ) -> torch.Tensor:
+    ) -> list[torch.Tensor]:
         return predict(models, latents, time_step.bfloat16().float(), *rest, **options)
 
     monkeypatch.setattr(denoise, "predict", with_rounded_step)

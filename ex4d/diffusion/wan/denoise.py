@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from ex4d.errors import InputError
+
 from .conditioning import PIXELS_PER_LATENT, ModelInputs, latent_frame_count
 from .loading import WanModels
 from .precision import full_precision, mixed_precision
@@ -27,13 +29,13 @@ class Guidance:
     """What the transformer is told in words.
 
     Attributes:
-        prompt: (1, 257 + 512, dim): image tokens and prompt, embedded; see `embed_context`.
+        prompt: See `embed_context`.
         negative: The same of the negative prompt; None: no classifier-free guidance.
         scale: How far to go from the negative prompt's prediction beyond the prompt's.
     """
 
-    prompt: torch.Tensor
-    negative: torch.Tensor | None
+    prompt: Any
+    negative: Any | None
     scale: float
 
 
@@ -62,8 +64,8 @@ def make_noise(seed: int, frame_count: int, height_px: int, width_px: int) -> to
 
 def embed_context(
     models: WanModels, text_embedding: torch.Tensor, image_tokens: torch.Tensor
-) -> torch.Tensor:
-    """What the blocks attend to: (1, 257 + 512, dim). It is the same for every step.
+) -> Any:
+    """What the blocks need of image tokens and prompt: the same for every step.
 
     Args:
         models: Their `dit` embeds it.
@@ -74,7 +76,7 @@ def embed_context(
     with mixed_precision(models.device, models.dtype):
         image = dit.img_emb(image_tokens.to(models.device))
         text = dit.text_embedding(padded(text_embedding.to(models.device)))
-    return torch.cat([image, text], dim=1)
+        return models.blocks.project_context(torch.cat([image, text], dim=1))
 
 
 def rotary_table(dit: Any, frames: int, rows: int, columns: int) -> torch.Tensor:
@@ -96,20 +98,23 @@ def predict(
     models: WanModels,
     latents: torch.Tensor,
     time_step: torch.Tensor,
-    context: torch.Tensor,
+    contexts: list[Any],
     inputs: ModelInputs,
     *,
     before_block: Callable[[], None] = lambda: None,
-) -> torch.Tensor:
-    """One forward of the transformer: the velocity, as large as the latents, float32.
+) -> list[torch.Tensor]:
+    """One forward of the transformer for each context.
 
     Args:
         models: The transformer and how it computes.
         latents: (1, 16, frames, rows, columns) float32.
         time_step: (1,) float32 in 0..1000.
-        context: See `embed_context`.
+        contexts: See `embed_context`.
         inputs: What it is told about the condition.
         before_block: Called before each block; may raise to stop.
+
+    Returns:
+        For each context the velocity, as large as the latents, float32.
     """
     from diffsynth.models.wan_video_dit import sinusoidal_embedding_1d
 
@@ -122,12 +127,15 @@ def predict(
         patches = patches + inputs.camera.to(patches.dtype)
         grid = patches.shape[2:]
         tokens = patches.flatten(2).transpose(1, 2)
-        turns = rotary_table(dit, *grid).to(models.device)
-        for block in dit.blocks:
-            before_block()
-            tokens = block(tokens, context, modulation, turns)
+        branches = models.blocks.run_blocks(
+            [tokens] * len(contexts),
+            contexts,
+            modulation,
+            rotary_table(dit, *grid).to(models.device),
+            before_block=before_block,
+        )
     with full_precision(models.device):
-        return dit.unpatchify(dit.head(tokens.float(), time), grid)
+        return [dit.unpatchify(dit.head(branch.float(), time), grid) for branch in branches]
 
 
 def denoise(
@@ -153,19 +161,28 @@ def denoise(
 
     Returns:
         Latents like the noise, float32.
+
+    Raises:
+        InputError: `latents_invalid` if they are no longer numbers.
     """
     levels = noise_levels(steps)
     latents = noise.to(models.device)
+    contexts = [guidance.prompt]
+    if guidance.negative is not None:
+        contexts.append(guidance.negative)
     for step in range(steps):
         time_step = (levels[step : step + 1] * _TIME_STEPS).to(models.device)
-        velocity = predict(
-            models, latents, time_step, guidance.prompt, inputs, before_block=before_block
-        )
-        if guidance.negative is not None:
-            away = predict(
-                models, latents, time_step, guidance.negative, inputs, before_block=before_block
-            )
+        found = predict(models, latents, time_step, contexts, inputs, before_block=before_block)
+        velocity, *negative = found
+        for away in negative:
             velocity = away + guidance.scale * (velocity - away)
         latents = latents + velocity * float(levels[step + 1] - levels[step])
+        # This also waits for the card, so that progress is never ahead of it.
+        if not torch.isfinite(latents).all():
+            msg = (
+                f"expected numbers after step {step + 1}, found NaN or infinity; check the LoRAs "
+                "and the model's files with `ex4d models check`"
+            )
+            raise InputError("latents_invalid", msg)
         on_step(step + 1, latents)
     return latents

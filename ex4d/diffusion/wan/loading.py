@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -36,12 +36,73 @@ _CLIP_PREFIX = "visual."
 _CLIP_UNUSED = ("textual.", "log_scale")
 
 
+class Blocks(Protocol):
+    """How the transformer's blocks are run: the seam where a mode makes them faster or smaller."""
+
+    def project_context(self, context: torch.Tensor) -> Any:
+        """Whatever the blocks need of (1, tokens, dim) that they attend to: once a take."""
+        ...
+
+    def run_blocks(
+        self,
+        branches: list[torch.Tensor],
+        contexts: list[Any],
+        modulation: torch.Tensor,
+        table: torch.Tensor,
+        *,
+        before_block: Callable[[], None],
+    ) -> list[torch.Tensor]:
+        """All blocks over one branch or over both of classifier-free guidance.
+
+        Args:
+            branches: (1, tokens, dim) each.
+            contexts: From `project_context`, one a branch.
+            modulation: (1, 6, dim) from the time embedding, float32.
+            table: From `denoise.rotary_table`, on the device.
+            before_block: Called before each block; may raise to stop.
+        """
+        ...
+
+
+class PlainBlocks:
+    """The blocks as diffsynth made them.
+
+    Args:
+        dit: diffsynth's `WanModel`.
+    """
+
+    def __init__(self, dit: Any) -> None:
+        self._blocks = dit.blocks
+
+    def project_context(self, context: torch.Tensor) -> torch.Tensor:
+        """The context itself; see `Blocks`."""
+        return context
+
+    def run_blocks(
+        self,
+        branches: list[torch.Tensor],
+        contexts: list[torch.Tensor],
+        modulation: torch.Tensor,
+        table: torch.Tensor,
+        *,
+        before_block: Callable[[], None],
+    ) -> list[torch.Tensor]:
+        """All blocks, branch after branch; see `Blocks`."""
+        branches = list(branches)
+        for block in self._blocks:
+            for branch, context in enumerate(contexts):
+                before_block()
+                branches[branch] = block(branches[branch], context, modulation, table)
+        return branches
+
+
 @dataclass
 class WanModels:
     """What makes frames from a condition, in one place so that a mode can change its parts.
 
     Attributes:
         dit: diffsynth's `WanModel`, the adapter and all LoRAs fused.
+        blocks: Runs its blocks.
         camera_encoder: The adapter's other half.
         vae: diffsynth's `WanVideoVAE`.
         image_encoder: The vision half of CLIP.
@@ -50,6 +111,7 @@ class WanModels:
     """
 
     dit: Any
+    blocks: Blocks
     camera_encoder: adapter.CameraEncoder
     vae: Any
     image_encoder: nn.Module
@@ -91,6 +153,7 @@ def load_models(
     dit = load_dit(files, all_loras, device=device, dtype=dtype, on_tensor=count)
     return WanModels(
         dit=dit,
+        blocks=PlainBlocks(dit),
         camera_encoder=camera_encoder.to(device, dtype).eval().requires_grad_(False),
         vae=load_vae(files.vae, device=device, dtype=dtype),
         image_encoder=load_image_encoder(files.image_encoder, device=device, dtype=dtype),

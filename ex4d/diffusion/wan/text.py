@@ -62,13 +62,9 @@ class PromptEncoder:
         """Ids and attention mask of each prompt, (prompts, 512) int64.
 
         Raises:
-            InputError: `prompt_too_long`.
+            InputError: `prompt_too_long`, or `checkpoint_damaged` for the tokenizer's files.
         """
-        from diffsynth.models.wan_video_text_encoder import HuggingfaceTokenizer
-
-        tokenizer: Any = HuggingfaceTokenizer(
-            str(self._files.tokenizer), MAX_TOKENS, clean="whitespace", local_files_only=True
-        )
+        tokenizer = self._tokenizer()
         for prompt in prompts:
             count = len(tokenizer.tokenizer(tokenizer._clean(prompt)).input_ids)  # noqa: SLF001 - the tokenizer itself would cut the prompt without a word
             if count > MAX_TOKENS:
@@ -78,6 +74,22 @@ class PromptEncoder:
                 )
                 raise InputError("prompt_too_long", msg)
         return tokenizer(list(prompts), return_mask=True, add_special_tokens=True)
+
+    def _tokenizer(self) -> Any:
+        from diffsynth.models.wan_video_text_encoder import HuggingfaceTokenizer
+
+        folder = self._files.tokenizer
+        try:
+            return HuggingfaceTokenizer(
+                str(folder), MAX_TOKENS, clean="whitespace", local_files_only=True
+            )
+        # The tokenizers' library raises nothing more special.
+        except Exception as error:
+            msg = (
+                f"expected a tokenizer in the folder {folder.name}, found one that cannot be read "
+                f"({str(error)[:200]}); fetch its files again"
+            )
+            raise InputError("checkpoint_damaged", msg) from error
 
     def _encode(self, prompts: Sequence[str]) -> dict[str, torch.Tensor]:
         from .loading import load_text_encoder
