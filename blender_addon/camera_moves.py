@@ -16,7 +16,7 @@ from .shots import active_shot
 
 #: How far the keyed path may be from the exact one: places against the radius, angles in radians,
 #: focal lengths against the first. One number, since each displaces the picture about as much.
-TOLERANCE = 1e-3
+TOLERANCE = 5e-4
 #: As Blender's menus have them: identifier, label, description.
 MOVE_ITEMS = tuple((name, move.label, move.description) for name, move in moves.MOVES.items())
 

@@ -78,7 +78,11 @@ class EX4D_PG_import(bpy.types.PropertyGroup):
         name="Frames", description="How many frames to take; 0: all to the end", min=0, max=4096
     )
     stride: bpy.props.IntProperty(
-        name="Step", description="Take every so-manieth frame", min=1, max=1000, default=1
+        name="Step",
+        description="Take only every nth frame of the video",
+        min=1,
+        max=1000,
+        default=1,
     )
     lens: bpy.props.EnumProperty(
         name="Lens", description="What is known of the lens that filmed the video", items=LENSES

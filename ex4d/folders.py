@@ -11,19 +11,22 @@ from .errors import InputError
 
 
 @contextmanager
-def whole_folder(folder: Path) -> Iterator[Path]:
+def whole_folder(folder: Path, *, replaces: str | None = None) -> Iterator[Path]:
     """Give the block a temporary folder and name it `folder` when the block ends well.
 
     The temporary folder lies beside the final one, so that naming it is a single rename. If the
     block fails, nothing stays behind and what was there before is untouched.
 
     Args:
-        folder: Where the result shall be; absent or an empty folder.
+        folder: Where the result shall be; absent, an empty folder, or what may be replaced.
+        replaces: Name of a file by which an earlier result of the same kind is known, which then
+            gives way. Nothing gives way where absent.
 
     Raises:
-        InputError: `folder_exists` if `folder` holds something already.
+        InputError: `folder_exists` if `folder` holds something else already.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    gives_way = replaces is not None and (folder / replaces).is_file()
+    if folder.exists() and not gives_way and (not folder.is_dir() or any(folder.iterdir())):
         msg = f"expected {folder} not to exist yet, found files there; choose another folder"
         raise InputError("folder_exists", msg)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -34,7 +37,9 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o777 & ~umask)
-        if folder.exists():
+        if gives_way:
+            shutil.rmtree(folder)
+        elif folder.exists():
             folder.rmdir()
         temporary.rename(folder)
     except BaseException:

@@ -163,6 +163,7 @@ def write_scene(
     *,
     name: str,
     task: Task,
+    replaces: bool = False,
 ) -> Scene:
     """Write a scene; the folder appears when it is whole.
 
@@ -174,6 +175,7 @@ def write_scene(
         rules: How depth becomes a DW-mesh.
         name: For people.
         task: Told about every frame, stage `meshing`.
+        replaces: Whether an earlier scene in that place gives way to this one.
 
     Raises:
         InputError: `folder_exists`, `depth_size` if clip, depth and intrinsics do not fit,
@@ -181,7 +183,7 @@ def write_scene(
     """
     _check_sizes(clip, depth, intrinsics)
     text = _document_text(clip, depth, intrinsics, rules, name)
-    with whole_folder(folder) as temporary:
+    with whole_folder(folder, replaces=DOCUMENT_NAME if replaces else None) as temporary:
         for sequence in _SEQUENCES:
             (temporary / sequence).mkdir()
         for index, (frame, frame_depth) in enumerate(zip(clip.frames, depth.values, strict=True)):

@@ -96,6 +96,8 @@ def run(arguments: argparse.Namespace) -> int:
             REFERENCE_RULES,
             name=arguments.input_video.stem,
             task=task,
+            # One folder serves several cameras, as in the reference.
+            replaces=True,
         )
         radius = arguments.radius
         if radius is None:

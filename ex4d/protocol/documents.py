@@ -84,6 +84,11 @@ class MeshRules(_Document, frozen=True, kw_only=True):
     #: as seen. `occluded`: the border and the caps never do.
     back_plate: Literal["occluded", "reference"] = "occluded"
 
+    @property
+    def is_reference(self) -> bool:
+        """Whether all is as in the reference: colours also darken towards occluded vertices."""
+        return self.back_plate == "reference"
+
 
 class SceneDocument(_Document, frozen=True, kw_only=True):
     """`scene.json`: a clip with depth and intrinsics.

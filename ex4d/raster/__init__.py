@@ -20,7 +20,8 @@ class ConditionFrame:
     """What the source shows of the scene from another camera.
 
     Attributes:
-        color: (height, width, 3) uint8 sRGB, 0 where the mask is off.
+        color: (height, width, 3) uint8 sRGB, 0 where the mask is off. By the reference's mesh rules
+            it is dark along the edges of what was seen.
         mask: (height, width) bool: the source saw this.
         depth: (height, width) float32 z-depth along this camera's axis; infinite where no surface
             is hit.

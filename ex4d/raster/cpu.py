@@ -82,7 +82,7 @@ class CpuRasteriser:
         depth = np.empty(size, np.float32)
         self._threads.over_rows(
             size[0], _shade, keys, mesh.depth, mesh.packed(), columns, rows,
-            matrix.astype(np.float32), color, mask, depth,
+            matrix.astype(np.float32), mesh.rules.is_reference, color, mask, depth,
         )  # fmt: skip
         return ConditionFrame(color, mask, depth)
 
@@ -658,10 +658,11 @@ def _mixed(a, b, c, wa, wb, wc, channel):
 
 
 @njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "arcp"})
-def _shade(keys, depth, packed, columns, rows, matrix, color, mask, out_depth, first, end):
+def _shade(keys, depth, packed, columns, rows, matrix, darkens, color, mask, out_depth, first, end):
     """Colour, mask and depth of the visible triangle at each pixel of some rows.
 
-    `packed` is RGBA in one little-endian number a vertex.
+    `packed` is RGBA in one little-endian number a vertex. Occluded vertices are black: unless the
+    colours shall darken towards them, they are divided by alpha.
     """
     height, width = _i32(depth.shape[0]), _i32(depth.shape[1])
     per_width = 1.0 / width
@@ -680,10 +681,13 @@ def _shade(keys, depth, packed, columns, rows, matrix, color, mask, out_depth, f
             )
             ja, ia, jb, ib, jc, ic = corners
             a, b, c = packed[ja, ia], packed[jb, ib], packed[jc, ic]
-            if _mixed(a, b, c, wa, wb, wc, 3) > visible:
+            alpha = _mixed(a, b, c, wa, wb, wc, 3)
+            if alpha > visible:
                 mask[row, column] = True
+                gain = _f32(1) if darkens else _f32(255) / alpha
                 for k in range(3):
-                    color[row, column, k] = np.uint8(_mixed(a, b, c, wa, wb, wc, k) + half)
+                    mixed = gain * _mixed(a, b, c, wa, wb, wc, k)
+                    color[row, column, k] = np.uint8(min(mixed, _f32(255)) + half)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")

@@ -60,8 +60,13 @@ def addon(addon_zip: Path) -> Iterator[Callable[[str], ModuleType]]:
     assert result == {"FINISHED"}
     assert PACKAGE in bpy.context.preferences.addons
     yield lambda name: importlib.import_module(f"{PACKAGE}.{name}")
+    modules = [module for name, module in sys.modules.items() if name.startswith(PACKAGE)]
     bpy.ops.extensions.package_uninstall(repo_index=user_repository(), pkg_id="ex4d")
     assert PACKAGE not in bpy.context.preferences.addons
+    # Blender 4.2 never lets go of a property's update function. As a Python module it crashes at
+    # exit if such a function, through its module, still holds `bpy`.
+    for module in modules:
+        vars(module).pop("bpy", None)
 
 
 def user_repository() -> int:

@@ -66,14 +66,15 @@ def test_keys_follow_the_exact_path(addon, shot, name, mode):
     camera = shot.ex4d_shot.camera
     camera.rotation_mode = mode
     key_count = addon("camera_moves").write_move(shot, name, frame_start=11, frame_count=49)
-    assert 2 <= key_count <= 16
+    # A full turn in Euler angles bends the most.
+    assert 2 <= key_count <= (20 if mode == "XYZ" else 16)
     matrices, focals = sampled(addon, shot)
     exact_matrices, exact_focals = exact(addon, name, 49)
     distance = np.linalg.norm(matrices[:, :, 3] - exact_matrices[:, :, 3], axis=1)
-    assert distance.max() < 2e-3 * SQUARE_DEPTH
+    assert distance.max() < 1e-3 * SQUARE_DEPTH
     turn = np.einsum("nij,nij->n", matrices[:, :, :3], exact_matrices[:, :, :3])
-    assert np.arccos(np.clip((turn - 1) / 2, -1, 1)).max() < 3e-3
-    np.testing.assert_allclose(focals, exact_focals, rtol=2e-3)
+    assert np.arccos(np.clip((turn - 1) / 2, -1, 1)).max() < 1.5e-3
+    np.testing.assert_allclose(focals, exact_focals, rtol=1e-3)
     assert np.ptp(exact_focals) > 0 or not addon("compat").fcurves_of(camera.data)
 
 

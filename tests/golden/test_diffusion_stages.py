@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import GOLDEN, arrays_of, models_of
 from engine_tests import needs_engine
+from golden import GOLDEN, arrays_of, models_of
 
 needs_engine()
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import golden_files, required, sibling
+from golden import golden_files, required, sibling
 
 from ex4d.camera import Intrinsics
 from ex4d.dwmesh import REFERENCE_RULES, DWMesh, build_dwmesh

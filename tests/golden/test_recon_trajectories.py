@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import GOLDEN, golden_files, required
+from golden import GOLDEN, golden_files, required
 
 from ex4d.camera import Intrinsics, move, reference_extrinsics
 

@@ -1,22 +1,12 @@
 """A server for each test file, with a new user for each test."""
 
-import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from ex4d_server.keys import FolderKeys
 from raw_client import RawClient
-from server_process import KeyPair, ServerProcess, make_key_pair
-
-_numbers = itertools.count()
-
-
-def add_user(server: ServerProcess) -> tuple[str, KeyPair]:
-    """Authorise a user nobody had before; quicker than through the command line."""
-    user, keys = f"user-{next(_numbers)}", make_key_pair()
-    FolderKeys(server.data).authorise(user, keys.public_key)
-    return user, keys
+from server_process import KeyPair, ServerProcess
+from server_users import add_user
 
 
 @pytest.fixture(scope="module")

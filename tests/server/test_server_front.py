@@ -10,10 +10,10 @@ import msgspec
 import psutil
 import pytest
 import zmq
-from conftest import add_user
 from ex4d_server.keys import FolderKeys
 from raw_client import RawClient, file_ref, new_id, random_bytes, render_job
 from server_process import ServerProcess
+from server_users import add_user
 
 from ex4d.protocol import codec
 from ex4d.protocol.messages import (

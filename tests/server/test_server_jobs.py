@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import msgspec
 import pytest
-from conftest import add_user
 from raw_client import RawClient, file_ref, new_id, random_bytes, render_job
 from server_process import ServerProcess
+from server_users import add_user
 
 from ex4d.protocol.documents import FileRef, PreviewSettings, TakeDocument
 from ex4d.protocol.messages import (

@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import psutil
 import pytest
-from conftest import add_user
 from raw_client import RawClient, file_ref, new_id, random_bytes, render_job
 from server_process import ServerProcess
+from server_users import add_user
 
 from ex4d.protocol.documents import FileRef
 from ex4d.protocol.messages import (

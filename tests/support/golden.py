@@ -1,6 +1,6 @@
 """Golden arrays: numbers that the reference code produced.
 
-They lie beside this file; EX4D_GOLDEN names another folder of the same layout. A missing file is
+They lie in tests/golden; EX4D_GOLDEN names another folder of the same layout. A missing file is
 skipped by name; if there is none at all, the tests fail.
 """
 
@@ -12,7 +12,7 @@ import pytest
 
 from ex4d.diffusion.wan.files import ModelFiles, published_layout
 
-GOLDEN = Path(os.environ.get("EX4D_GOLDEN") or Path(__file__).parent)
+GOLDEN = Path(os.environ.get("EX4D_GOLDEN") or Path(__file__).parents[1] / "golden")
 
 
 def golden_files(pattern: str) -> list[object]:
