@@ -82,7 +82,7 @@ def create_engine(
 
             return PreviewEngine(settings, rasteriser)
         case Ex4dSettings():
-            _check_packages()
+            check_packages()
             from .wan.engine import WanEngine
 
             return WanEngine(settings, warm or WarmModels(idle_s=0))
@@ -96,14 +96,19 @@ def why_unavailable() -> str:
     from .wan.files import find_models, models_folder
 
     try:
-        _check_packages()
+        check_packages()
         find_models(models_folder())
     except InputError as error:
         return error.message
     return ""
 
 
-def _check_packages() -> None:
+def check_packages() -> None:
+    """Refuse to go on without what the `ex4d` engine is built on.
+
+    Raises:
+        InputError: `engine_missing`.
+    """
     missing = [name for name in ("torch", "diffsynth") if find_spec(name) is None]
     if missing:
         msg = (

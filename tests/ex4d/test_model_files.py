@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 from engine_tests import GOLDEN_MODELS
 
+from ex4d.cli import main
 from ex4d.diffusion import why_unavailable
+from ex4d.diffusion.wan import fetching
 from ex4d.diffusion.wan.files import (
     PUBLISHED_FILES,
     converted_layout,
@@ -16,7 +18,8 @@ from ex4d.diffusion.wan.files import (
     models_folder,
     weights_identity,
 )
-from ex4d.errors import InputError
+from ex4d.errors import CancelledError, InputError
+from ex4d.task import Progress, Task
 
 
 def test_published_files_are_found() -> None:
@@ -92,3 +95,72 @@ def test_reason_why_the_engine_is_unavailable(
     monkeypatch.setenv("EX4D_MODELS", str(tmp_path))
     reason = why_unavailable()
     assert "ex4d models download" in reason or "pip install 'ex4d[diffusion]'" in reason
+
+
+# --- a mirror ------------------------------------------------------------------------------------
+
+
+def content_of(folder: Path) -> dict[Path, bytes]:
+    return {
+        path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()
+    }
+
+
+def test_download_from_a_mirror(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "models"
+    monkeypatch.setenv("EX4D_MODELS", str(folder))
+    assert main(["models", "list"]) == 1
+    assert "missing ~  11.4 GB" in capsys.readouterr().out
+    assert main(["models", "download", "--mirror", str(GOLDEN_MODELS)]) == 0
+    expected = {file.relative_path for file in PUBLISHED_FILES}
+    assert content_of(folder) == {
+        path: content for path, content in content_of(GOLDEN_MODELS).items() if path in expected
+    }
+    assert main(["models", "list"]) == 0
+    capsys.readouterr()
+    assert main(["models", "download", "--mirror", str(GOLDEN_MODELS)]) == 0
+    assert "0 files are missing" in capsys.readouterr().out
+
+
+def test_copy_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetching, "_BLOCK_BYTES", 1 << 20)
+    (vae,) = [file for file in PUBLISHED_FILES if "VAE" in file.name]
+    done: list[Progress] = []
+    task = Task(done.append, lambda: len(done) == 2)
+    with pytest.raises(CancelledError):
+        fetching.fetch_from_mirror(tmp_path, vae, GOLDEN_MODELS, task)
+    part = (tmp_path / vae.relative_path).with_name(f"{vae.name}.part")
+    assert part.stat().st_size >= 2 << 20
+    assert not (tmp_path / vae.relative_path).exists()
+    path = fetching.fetch_from_mirror(tmp_path, vae, GOLDEN_MODELS, Task())
+    assert path.read_bytes() == (GOLDEN_MODELS / vae.relative_path).read_bytes()
+    assert not part.exists()
+
+
+def test_part_of_another_file_is_noticed(tmp_path: Path) -> None:
+    (vae,) = [file for file in PUBLISHED_FILES if "VAE" in file.name]
+    target = tmp_path / vae.relative_path
+    target.parent.mkdir(parents=True)
+    target.with_name(f"{vae.name}.part").write_bytes(bytes(1000))
+    with pytest.raises(InputError) as caught:
+        fetching.fetch_from_mirror(tmp_path, vae, GOLDEN_MODELS, Task())
+    assert caught.value.code == "checksum"
+    assert fetching.fetch_from_mirror(tmp_path, vae, GOLDEN_MODELS, Task()).is_file()
+
+
+def test_mirror_without_the_file(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        fetching.fetch_from_mirror(tmp_path, PUBLISHED_FILES[0], tmp_path / "none", Task())
+    assert caught.value.code == "mirror_missing"
+
+
+def test_too_small_a_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage(tmp_path)._replace(free=10**9)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
+    fetching.check_room(tmp_path / "new" / "folder", PUBLISHED_FILES, GOLDEN_MODELS)
+    with pytest.raises(InputError) as caught:
+        fetching.check_room(tmp_path / "new" / "folder", PUBLISHED_FILES)
+    assert caught.value.code == "disk_full"
+    assert "found 1" in caught.value.message

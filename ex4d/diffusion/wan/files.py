@@ -181,7 +181,7 @@ def find_models(folder: Path) -> ModelFiles:
     _require(
         published,
         f"run `{DOWNLOAD_COMMAND}`, which fetches what is missing: about {missing_gb:.0f} GB "
-        f"(licence: {LICENCE}); or name another folder with {MODELS_VARIABLE}",
+        f"(licence: {LICENCE}), or name another folder with {MODELS_VARIABLE}",
     )
     return published
 

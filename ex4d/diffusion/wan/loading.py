@@ -32,7 +32,7 @@ _IMAGE_SIDE_PX = 224
 _CLIP_HEAD_DIM = 80
 _SMALL_CLIP_HEAD_DIM = 16
 #: Parts of the published CLIP file that describe text, which nothing here needs.
-_CLIP_PREFIX = "visual."
+CLIP_PREFIX = "visual."
 _CLIP_UNUSED = ("textual.", "log_scale")
 
 
@@ -327,9 +327,9 @@ def load_image_encoder(path: Path, *, device: torch.device, dtype: torch.dtype) 
     """
     model = check_image_encoder(path)
     state = {
-        name.removeprefix(_CLIP_PREFIX): value.to(device, dtype)
+        name.removeprefix(CLIP_PREFIX): value.to(device, dtype)
         for name, value in tensors(path)
-        if name.startswith(_CLIP_PREFIX)
+        if name.startswith(CLIP_PREFIX)
     }
     model.load_state_dict(state, assign=True)
     return _frozen(model)
@@ -357,7 +357,7 @@ def check_image_encoder(path: Path) -> nn.Module:
             num_layers=len({name.split(".")[2] for name in found if ".transformer." in name}),
             activation="gelu",
         )
-    _compare(path.name, model, found, prefix=_CLIP_PREFIX)
+    _compare(path.name, model, found, prefix=CLIP_PREFIX)
     return model
 
 
