@@ -160,6 +160,16 @@ def test_damaged_embedding_is_made_again(tmp_path: Path) -> None:
     assert torch.equal(first, again)
 
 
+def test_cache_that_cannot_be_written(
+    warm: WarmModels, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "cache").write_text("a file where a folder should be")
+    engine = WanEngine(SETTINGS, warm, cache=tmp_path / "cache")
+    frames = engine.generate(NO_SCENE, make_trajectory(), make_condition(), task=Task())
+    np.testing.assert_array_equal(np.stack(list(frames)), run(warm))
+    assert "prompt not kept" in caplog.text
+
+
 # --- refusals ------------------------------------------------------------------------------------
 
 

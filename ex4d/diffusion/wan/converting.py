@@ -92,10 +92,9 @@ def convert_models(files: ModelFiles, folder: Path, task: Task) -> ModelFiles:
     shapes = loading.check_dit(files)
     loaded = adapter.read_adapter(files.adapter, shapes)
     camera = loaded.camera_encoder.state_dict()
-    clip = {
-        name: shape
-        for name, shape in tensor_shapes(files.image_encoder).items()
-        if name.startswith(loading.CLIP_PREFIX)
+    image_encoder = loading.check_image_encoder(files.image_encoder).state_dict()
+    image_shapes = {
+        loading.IMAGE_PREFIX + name: tuple(value.shape) for name, value in image_encoder.items()
     }
     camera_shapes = {name: tuple(value.shape) for name, value in camera.items()}
     # Each written file: its shapes, and what goes into it.
@@ -104,8 +103,11 @@ def convert_models(files: ModelFiles, folder: Path, task: Task) -> ModelFiles:
         "camera_encoder": (camera_shapes, camera.items()),
         "text_encoder": (tensor_shapes(files.text_encoder), tensors(files.text_encoder)),
         "image_encoder": (
-            clip,
-            ((name, value) for name, value in tensors(files.image_encoder) if name in clip),
+            image_shapes,
+            (
+                (loading.IMAGE_PREFIX + name, value)
+                for name, value in loading.image_encoder_tensors(files.image_encoder)
+            ),
         ),
         "vae": (tensor_shapes(files.vae), tensors(files.vae)),
     }

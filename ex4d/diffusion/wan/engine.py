@@ -189,7 +189,7 @@ class WanEngine:
                 self._warm.free()
             task.step("reading the prompt", 0, 1)
 
-        return encoder.embed(prompts, before_loading)
+        return encoder.embed(prompts, before_loading=before_loading, on_tensor=task.check)
 
     def _has_room_for(self, path: Path) -> bool:
         """Whether a model's file fits beside what is on the card already."""
@@ -204,7 +204,7 @@ class WanEngine:
             device=self._device,
             dtype=self._dtype,
             loras=self.settings.loras,
-            on_part=lambda done, total: task.step("loading", done, total),
+            on_tensor=lambda done, total: task.step("loading", done, total),
         )
 
     def _denoise(

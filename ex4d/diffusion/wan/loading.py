@@ -8,7 +8,7 @@ changed (the adapter, the additional LoRAs), rounded and put where it belongs.
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -31,8 +31,9 @@ _IMAGE_SIDE_PX = 224
 #: width that is no multiple belongs to a small encoder for tests, whose heads are 16 wide.
 _CLIP_HEAD_DIM = 80
 _SMALL_CLIP_HEAD_DIM = 16
-#: Parts of the published CLIP file that describe text, which nothing here needs.
-CLIP_PREFIX = "visual."
+#: Begins the names of the vision half's weights in the published CLIP file.
+IMAGE_PREFIX = "visual."
+#: The rest of that file describes text, which nothing here needs.
 _CLIP_UNUSED = ("textual.", "log_scale")
 
 
@@ -125,38 +126,51 @@ def load_models(
     device: torch.device,
     dtype: torch.dtype,
     loras: tuple[str, ...] = (),
-    on_part: Callable[[int, int], None] = lambda done, total: None,
+    on_tensor: Callable[[int, int], None] = lambda done, total: None,
 ) -> WanModels:
     """Build all parts but the text encoder, which most takes do not need.
+
+    Every file is checked before the first value is read.
 
     Args:
         files: Where they are.
         device: Where they shall be.
         dtype: What their weights are rounded to, but for `FLOAT32_PARTS`.
         loras: Names of registered LoRAs to fuse on top.
-        on_part: Told how many of how many tensors are in place; may raise to stop.
+        on_tensor: Told how many of how many tensors are in place; may raise to stop.
 
     Raises:
         InputError: `checkpoint_keys`, `checkpoint_damaged`, `lora_missing` or `lora_invalid`.
     """
     dit_shapes = check_dit(files)
+    vae = check_vae(files.vae)
+    image_encoder = check_image_encoder(files.image_encoder)
     added = [adapter.read_lora(lora_path(files, name), dit_shapes) for name in loras]
     camera_encoder, own_lora = _read_adapter(files, dit_shapes)
     all_loras = [own_lora, *added] if own_lora else added
-    placed = 0
+    done = 0
+    total = len(dit_shapes) + len(vae.state_dict()) + len(image_encoder.state_dict())
 
     def count() -> None:
-        nonlocal placed
-        placed += 1
-        on_part(placed, len(dit_shapes))
+        nonlocal done
+        done += 1
+        on_tensor(done, total)
 
     dit = load_dit(files, all_loras, device=device, dtype=dtype, on_tensor=count)
+    _fill(vae.model, tensors(files.vae), device=device, dtype=dtype, on_tensor=count)
+    _fill(
+        image_encoder,
+        image_encoder_tensors(files.image_encoder),
+        device=device,
+        dtype=dtype,
+        on_tensor=count,
+    )
     return WanModels(
         dit=dit,
         blocks=PlainBlocks(dit),
         camera_encoder=camera_encoder.to(device, dtype).eval().requires_grad_(False),
-        vae=load_vae(files.vae, device=device, dtype=dtype),
-        image_encoder=load_image_encoder(files.image_encoder, device=device, dtype=dtype),
+        vae=_frozen(vae),
+        image_encoder=_frozen(image_encoder),
         device=device,
         dtype=dtype,
     )
@@ -292,19 +306,6 @@ def build_dit(config: Mapping[str, Any], shapes: Mapping[str, Shape]) -> Any:
 # --- the other parts -----------------------------------------------------------------------------
 
 
-def load_vae(path: Path, *, device: torch.device, dtype: torch.dtype) -> Any:
-    """A `WanVideoVAE` of diffsynth, frozen.
-
-    Raises:
-        InputError: `checkpoint_keys` or `checkpoint_damaged`.
-    """
-    model = check_vae(path)
-    model.model.load_state_dict(
-        {name: value.to(device, dtype) for name, value in tensors(path)}, assign=True
-    )
-    return _frozen(model)
-
-
 def check_vae(path: Path) -> Any:
     """The autoencoder without values, if the file is exactly one of its kind."""
     from diffsynth.models import wan_video_vae
@@ -319,20 +320,11 @@ def check_vae(path: Path) -> Any:
     return model
 
 
-def load_image_encoder(path: Path, *, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    """CLIP's vision transformer, frozen.
-
-    Raises:
-        InputError: `checkpoint_keys` or `checkpoint_damaged`.
-    """
-    model = check_image_encoder(path)
-    state = {
-        name.removeprefix(CLIP_PREFIX): value.to(device, dtype)
-        for name, value in tensors(path)
-        if name.startswith(CLIP_PREFIX)
-    }
-    model.load_state_dict(state, assign=True)
-    return _frozen(model)
+def image_encoder_tensors(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    """What of the published CLIP file the vision transformer needs."""
+    for name, value in tensors(path):
+        if name.startswith(IMAGE_PREFIX):
+            yield name.removeprefix(IMAGE_PREFIX), value
 
 
 def check_image_encoder(path: Path) -> nn.Module:
@@ -357,20 +349,30 @@ def check_image_encoder(path: Path) -> nn.Module:
             num_layers=len({name.split(".")[2] for name in found if ".transformer." in name}),
             activation="gelu",
         )
-    _compare(path.name, model, found, prefix=CLIP_PREFIX)
+    _compare(path.name, model, found, prefix=IMAGE_PREFIX)
     return model
 
 
-def load_text_encoder(path: Path, *, device: torch.device, dtype: torch.dtype) -> nn.Module:
+def load_text_encoder(
+    path: Path,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    on_tensor: Callable[[], None] = lambda: None,
+) -> nn.Module:
     """A `WanTextEncoder` of diffsynth (the encoder of umT5), frozen.
+
+    Args:
+        path: Its file.
+        device: Where it shall be.
+        dtype: What its weights are rounded to.
+        on_tensor: Called after each tensor; may raise to stop.
 
     Raises:
         InputError: `checkpoint_keys` or `checkpoint_damaged`.
     """
     model = check_text_encoder(path)
-    model.load_state_dict(
-        {name: value.to(device, dtype) for name, value in tensors(path)}, assign=True
-    )
+    _fill(model, tensors(path), device=device, dtype=dtype, on_tensor=on_tensor)
     return _frozen(model)
 
 
@@ -408,6 +410,22 @@ def _read_adapter(
         msg = f"expected the adapter to change {expected} layers, found {len(found.lora)}"
         raise InputError("lora_not_fused", msg)
     return found.camera_encoder, found.lora
+
+
+def _fill(
+    model: nn.Module,
+    values: Iterable[tuple[str, torch.Tensor]],
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    on_tensor: Callable[[], None],
+) -> None:
+    """Give a model that was checked its values."""
+    state: dict[str, torch.Tensor] = {}
+    for name, value in values:
+        state[name] = value.to(device, dtype)
+        on_tensor()
+    model.load_state_dict(state, assign=True)
 
 
 def _frozen(model: Any) -> Any:

@@ -2,6 +2,7 @@
 """Prompts and their embeddings, kept on disk so that the text encoder rarely has to be loaded."""
 
 import hashlib
+import logging
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,6 +19,8 @@ from .precision import mixed_precision
 MAX_TOKENS = 512
 #: Kept prompts; the ones not used for longest go first. Each takes up to 8 MiB.
 _MAX_KEPT = 200
+
+_log = logging.getLogger(__name__)
 
 
 class PromptEncoder:
@@ -40,13 +43,18 @@ class PromptEncoder:
         self._weights = weights_identity(files.text_encoder)
 
     def embed(
-        self, prompts: Sequence[str], before_loading: Callable[[], None] = lambda: None
+        self,
+        prompts: Sequence[str],
+        *,
+        before_loading: Callable[[], None] = lambda: None,
+        on_tensor: Callable[[], None] = lambda: None,
     ) -> list[torch.Tensor]:
         """The embedding of each prompt: (tokens, text_dim) float32 on the encoder's device.
 
         Args:
             prompts: Of at most 512 tokens each.
             before_loading: Called if the text encoder has to be loaded.
+            on_tensor: Called after each tensor of it; may raise to stop.
 
         Raises:
             InputError: `prompt_too_long`.
@@ -55,7 +63,7 @@ class PromptEncoder:
         unknown = [prompt for prompt, value in kept.items() if value is None]
         if unknown:
             before_loading()
-            kept.update(self._encode(unknown))
+            kept.update(self._encode(unknown, on_tensor))
         return [value.to(self._device) for prompt in prompts if (value := kept[prompt]) is not None]
 
     def token_ids(self, prompts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -91,12 +99,14 @@ class PromptEncoder:
             )
             raise InputError("checkpoint_damaged", msg) from error
 
-    def _encode(self, prompts: Sequence[str]) -> dict[str, torch.Tensor]:
+    def _encode(
+        self, prompts: Sequence[str], on_tensor: Callable[[], None]
+    ) -> dict[str, torch.Tensor]:
         from .loading import load_text_encoder
 
         ids, attention = self.token_ids(prompts)
         encoder = load_text_encoder(
-            self._files.text_encoder, device=self._device, dtype=self._dtype
+            self._files.text_encoder, device=self._device, dtype=self._dtype, on_tensor=on_tensor
         )
         found: dict[str, torch.Tensor] = {}
         for index, prompt in enumerate(prompts):
@@ -127,13 +137,19 @@ class PromptEncoder:
         return value
 
     def _write(self, prompt: str, value: torch.Tensor) -> None:
+        from safetensors import SafetensorError
         from safetensors.torch import save_file
 
-        self._cache.mkdir(parents=True, exist_ok=True)
         path = self._path(prompt)
         temporary = path.with_suffix(f".{os.getpid()}")
-        save_file({"embedding": value.cpu().contiguous()}, temporary)
-        temporary.replace(path)
+        try:
+            self._cache.mkdir(parents=True, exist_ok=True)
+            save_file({"embedding": value.cpu().contiguous()}, temporary)
+            temporary.replace(path)
+        except (OSError, SafetensorError) as error:
+            # The take can be made without; the encoder is loaded again next time.
+            _log.warning("prompt not kept: %s", error)
+            return
         kept = sorted(self._cache.glob("*.safetensors"), key=lambda file: file.stat().st_mtime)
         for old in kept[:-_MAX_KEPT]:
             old.unlink(missing_ok=True)
