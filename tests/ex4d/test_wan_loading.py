@@ -1,6 +1,8 @@
 """Files of the model that are refused, and LoRAs."""
 
+import json
 import shutil
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -297,3 +299,50 @@ def test_written_file_reads_back(tmp_path: Path) -> None:
         assert found[name].dtype == value.dtype
         assert torch.equal(found[name], value)
     assert tensor_shapes(path) == {name: shape for name, (shape, _) in layout.items()}
+
+
+@pytest.mark.parametrize(
+    ("header", "reason"),
+    [
+        ({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 9]}}, "contradicts itself"),
+        ({"a": {"dtype": "F32", "shape": [-2], "data_offsets": [0, 8]}}, "contradicts itself"),
+        ({"a": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}, "ends before a"),
+        ({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}, "longer than"),
+        ({"a": {"dtype": "F7", "shape": [2], "data_offsets": [0, 8]}}, "nothing that is known"),
+        ({"a": {"dtype": "F32", "shape": [2]}}, "nothing that is known"),
+        ({"a": 3}, "nothing that is known"),
+        ([], "its header is none"),
+    ],
+)
+def test_headers_that_lie(tmp_path: Path, header: object, reason: str) -> None:
+    path = tmp_path / "lie.safetensors"
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(8))
+    error = refusal(lambda: tensor_shapes(path))
+    assert error.code == "checkpoint_damaged"
+    assert reason in error.message
+    assert refusal(lambda: dict(tensors(path))).code == "checkpoint_damaged"
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 7, b"\xff" * 64, struct.pack("<Q", 60) + b"{"])
+def test_headers_that_are_cut(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "cut.safetensors"
+    path.write_bytes(content)
+    assert "its header is cut off" in refusal(lambda: tensor_shapes(path)).message
+
+
+def test_larger_tensors_are_read_in_slices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ex4d.diffusion.wan.checkpoints._SLICE_BYTES", 1000)
+    values = {"a": torch.randn(57, 91), "b": torch.randn(3), "c": torch.randn(2000).bfloat16()}
+    path = tmp_path / "values.safetensors"
+    save_file(values, path)
+    found = dict(tensors(path))
+    assert found.keys() == values.keys()
+    for name, value in values.items():
+        assert torch.equal(found[name], value)
+
+
+def test_file_without_tensors(tmp_path: Path) -> None:
+    path = tmp_path / "none.safetensors"
+    save_file({}, path)
+    assert dict(tensors(path)) == tensor_shapes(path) == {}

@@ -5,11 +5,16 @@ Nothing is unpickled: `.pth` and `.ckpt` files are read with `weights_only`.
 """
 
 import json
+import math
+import os
 import struct
 import zipfile
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, NamedTuple
 
 import torch
 
@@ -21,7 +26,20 @@ Shape = tuple[int, ...]
 _RefusedError = torch.serialization.pickle.UnpicklingError
 
 _NAMES_SHOWN = 5
-_SAFETENSORS_TYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
+#: As the format's own library has it.
+_MAX_HEADER_BYTES = 100_000_000
+#: So much each thread reads at a time.
+_SLICE_BYTES = 16 << 20
+_READERS = 8
+_SAFETENSORS_TYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "I64": torch.int64,
+}
+_SAFETENSORS_NAMES = {dtype: name for name, dtype in _SAFETENSORS_TYPES.items()}
 
 
 def tensor_shapes(path: Path) -> dict[str, Shape]:
@@ -31,25 +49,23 @@ def tensor_shapes(path: Path) -> dict[str, Shape]:
         InputError: `checkpoint_damaged` if the file is not whole.
     """
     if path.suffix == ".safetensors":
-        from safetensors import safe_open
-
-        with _damage_named(path), safe_open(str(path), framework="pt") as file:
-            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+        with _damage_named(path), path.open("rb") as file:
+            return {entry.name: entry.shape for entry in _read_header(file)}
     return {name: tuple(value.shape) for name, value in _load(path, "meta").items()}
 
 
 def tensors(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
     """Name and value of each tensor in a file, on the CPU, as stored; one at a time.
 
+    Safetensors files are read, not mapped: mapping one that is larger than the machine's memory
+    fails.
+
     Raises:
         InputError: `checkpoint_damaged` if the file is not whole.
     """
     if path.suffix == ".safetensors":
-        from safetensors import safe_open
-
-        with _damage_named(path), safe_open(str(path), framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118 - it is no mapping
-                yield name, file.get_tensor(name)
+        with _damage_named(path):
+            yield from _read_ahead(path)
         return
     yield from _load(path, "cpu").items()
 
@@ -110,8 +126,8 @@ def write_safetensors(
     end = 0
     for name, (shape, dtype) in layout.items():
         offsets[name] = end
-        size_bytes = dtype.itemsize * int(torch.Size(shape).numel())
-        kind = _SAFETENSORS_TYPES[dtype]
+        size_bytes = dtype.itemsize * math.prod(shape)
+        kind = _SAFETENSORS_NAMES[dtype]
         span = [end, end + size_bytes]
         header[name] = {"dtype": kind, "shape": list(shape), "data_offsets": span}
         end += size_bytes
@@ -127,6 +143,90 @@ def write_safetensors(
             stored = value.to("cpu", dtype).reshape(shape).contiguous()
             file.seek(start + offsets[name])
             file.write(stored.flatten().view(torch.uint8).numpy().data)
+
+
+class _Entry(NamedTuple):
+    """Where a safetensors file holds a tensor; bytes count from the end of the header."""
+
+    name: str
+    shape: Shape
+    dtype: torch.dtype
+    begin: int
+    end: int
+
+
+def _read_header(file: IO[bytes]) -> list[_Entry]:
+    """The tensors of a safetensors file; leaves the file where the values start.
+
+    Raises:
+        ValueError: If it is none, or not as long as it says.
+    """
+    size_bytes = os.fstat(file.fileno()).st_size
+    prefix = file.read(8)
+    if len(prefix) < 8 or (header_bytes := struct.unpack("<Q", prefix)[0]) > min(
+        size_bytes - 8, _MAX_HEADER_BYTES
+    ):
+        raise ValueError("its header is cut off")
+    header = json.loads(file.read(header_bytes))
+    if not isinstance(header, dict):
+        raise ValueError("its header is none")  # noqa: TRY004 - of the file, not of an argument
+    values_bytes = size_bytes - 8 - header_bytes
+    entries = []
+    for name, fields in header.items():
+        if name == "__metadata__":
+            continue
+        try:
+            dtype = _SAFETENSORS_TYPES[fields["dtype"]]
+            shape = tuple(int(side) for side in fields["shape"])
+            begin, end = (int(offset) for offset in fields["data_offsets"])
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"its header says nothing that is known of {name[:64]}") from error
+        if min(shape, default=0) < 0 or end - begin != math.prod(shape) * dtype.itemsize:
+            raise ValueError(f"its header contradicts itself about {name[:64]}")
+        if not 0 <= begin <= end <= values_bytes:
+            raise ValueError(f"it ends before {name[:64]} does")
+        entries.append(_Entry(name, shape, dtype, begin, end))
+    if max((entry.end for entry in entries), default=0) != values_bytes:
+        raise ValueError("it is longer than its header says")
+    return entries
+
+
+def _read_ahead(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    """Read a safetensors file in the order in which it lies on disk, the next while one is used.
+
+    Reading goes on while the caller moves a tensor to the card, in slices by several threads, since
+    one thread alone is held up by the page faults of fresh memory.
+    """
+    with path.open("rb") as file:
+        entries = sorted(_read_header(file), key=lambda entry: entry.begin)
+        start = file.tell()
+
+    def read_slice(into: memoryview, offset: int) -> None:
+        with path.open("rb", buffering=0) as file:
+            file.seek(offset)
+            while into:
+                count = file.readinto(into)
+                if not count:
+                    raise EOFError("it became shorter while it was read")
+                into = into[count:]
+
+    def begin(entry: _Entry) -> tuple[_Entry, torch.Tensor, list[Future[None]]]:
+        data = torch.empty(entry.end - entry.begin, dtype=torch.uint8)
+        view = memoryview(data.numpy())
+        slices = [
+            pool.submit(read_slice, view[at : at + _SLICE_BYTES], start + entry.begin + at)
+            for at in range(0, len(view), _SLICE_BYTES)
+        ]
+        return entry, data, slices
+
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, _READERS), "read") as pool:
+        pending = deque(begin(entry) for entry in entries[:1])
+        for index in range(len(entries)):
+            pending.extend(begin(entry) for entry in entries[index + 1 : index + 2])
+            entry, data, slices = pending.popleft()
+            for part in slices:
+                part.result()
+            yield entry.name, data.view(entry.dtype).reshape(entry.shape)
 
 
 def _load(path: Path, device: str) -> dict[str, torch.Tensor]:
@@ -152,12 +252,10 @@ def _load(path: Path, device: str) -> dict[str, torch.Tensor]:
 
 @contextmanager
 def _damage_named(path: Path) -> Iterator[None]:
-    from safetensors import SafetensorError
-
     try:
         yield
     # torch raises RuntimeError for a damaged archive.
-    except (OSError, EOFError, ValueError, RuntimeError, _RefusedError, SafetensorError) as error:
+    except (OSError, EOFError, ValueError, RuntimeError, _RefusedError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         size_bytes = path.stat().st_size if path.exists() else 0
         msg = (
