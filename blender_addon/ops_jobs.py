@@ -11,11 +11,12 @@ import bpy
 from . import camera, imports, paths, preferences, pump, runtime, scene_jobs, settings
 from ._vendor.client import JobPhase
 from ._vendor.errors import InputError
+from ._vendor.protocol.documents import TrajectoryDocument
 from ._vendor.protocol.messages import GenerateJob, ReconstructJob
 from .imports import SceneImport
 from .jobs import ENDED, Job, JobRecord, Stage, server_id
 from .ops_connection import OperatorBase, StartOperator, wait_until
-from .shots import active_shot
+from .shots import active_shot, take_frames
 
 #: A script that waits longer than this for a job would rather submit it and come back.
 JOB_TIMEOUT_S = 24 * 3600.0
@@ -205,7 +206,7 @@ class EX4D_OT_generate(JobOperator):
         shot = active_shot(context)
         if shot is None:
             raise InputError("no_shot", "expected a shot, found none; import a video first")
-        trajectory = camera.sample_trajectory(context, shot)
+        trajectory = take_trajectory(context, shot)
         folder = Path(bpy.path.abspath(shot.ex4d_shot.folder))
         request_id = uuid.uuid4().hex
         title = f"{shot.name} take"
@@ -223,6 +224,25 @@ class EX4D_OT_generate(JobOperator):
             folder=str(paths.results_folder("takes", title, request_id, cache)),
             shot_name=shot.name,
         )
+
+
+def take_trajectory(context: bpy.types.Context, shot: bpy.types.Object) -> TrajectoryDocument:
+    """The camera's path in the size and over the frames that the panel asks for.
+
+    Raises:
+        InputError: `take_size`, or if the camera cannot be sampled.
+    """
+    chosen = context.scene.ex4d_generate
+    width_px, height_px = chosen.size_px(shot.ex4d_shot.width_px, shot.ex4d_shot.height_px)
+    first, last = take_frames(context, shot)
+    return camera.sample_trajectory(
+        context,
+        shot,
+        frame_start=first,
+        frame_end=first + chosen.frame_count(last - first + 1) - 1,
+        width_px=width_px,
+        height_px=height_px,
+    )
 
 
 def scene_files(folder: Path) -> dict[str, str]:

@@ -4,6 +4,7 @@
 import bpy
 
 from . import preferences, runtime
+from ._vendor import trained
 from ._vendor.errors import InputError
 from .connection import LinkState, Status
 from .imports import SceneImport
@@ -202,15 +203,49 @@ class EX4D_PT_generate(_Sidebar, bpy.types.Panel):
         current = runtime.peek()
         if current is not None:
             draw_text(layout, current.connection.engine_problem(settings.engine), icon="ERROR")
+        layout.prop(settings, "size")
+        if settings.size == "CUSTOM":
+            column = layout.column(align=True)
+            column.prop(settings, "width_px")
+            column.prop(settings, "height_px")
         layout.prop(settings, "seed")
+        if settings.engine == "ex4d":
+            _draw_model(layout, settings)
         try:
-            first, last = take_frames(context, shot)
+            draw_text(layout, take_text(context, shot))
         except InputError as error:
             draw_text(layout, error.message, icon="ERROR")
-        else:
-            layout.label(text=f"Frames {first} to {last}: {last - first + 1}")
         draw_text(layout, "Sends the camera's path, and the scene where the server lacks it")
         layout.operator("ex4d.generate", icon="RENDER_ANIMATION")
+
+
+def _draw_model(layout: bpy.types.UILayout, settings) -> None:
+    layout.prop(settings, "mode")
+    column = layout.column(align=True)
+    column.prop(settings, "steps")
+    column.prop(settings, "guidance")
+    column = layout.column()
+    column.prop(settings, "prompt")
+    if settings.guidance > 1.0:
+        column.prop(settings, "negative_prompt")
+    column.prop(settings, "loras")
+
+
+def take_text(context: bpy.types.Context, shot: bpy.types.Object) -> str:
+    """What will be made: frames and size.
+
+    Raises:
+        InputError: `range_empty` or `take_size`.
+    """
+    settings, clip = context.scene.ex4d_generate, shot.ex4d_shot
+    first, last = take_frames(context, shot)
+    wanted = last - first + 1
+    count = settings.frame_count(wanted)
+    width_px, height_px = settings.size_px(clip.width_px, clip.height_px)
+    text = f"Frames {first} to {first + count - 1}: {count}, {width_px} x {height_px} px"
+    if count < wanted:
+        text += f"\nThe model makes 4k + 1 frames, at most {trained.MAX_FRAMES}, at once"
+    return text
 
 
 class EX4D_PT_jobs(_Sidebar, bpy.types.Panel):
