@@ -23,12 +23,12 @@ from torch.nn import functional
 
 from ex4d.condition import Condition
 from ex4d.errors import InputError
+from ex4d.trained import FRAME_STEP
 
 from .loading import WanModels
 from .precision import mixed_precision
 
-#: The autoencoder's frames per latent frame after the first, and pixels per latent.
-FRAMES_PER_LATENT = 4
+#: The autoencoder's pixels per latent.
 PIXELS_PER_LATENT = 8
 #: Sides of the squares that erode the mask, in pixels.
 EROSION_PX = (2, 8)
@@ -168,7 +168,7 @@ def first_frame_latents(models: WanModels, frame: torch.Tensor, frame_count: int
     video = frame.new_zeros(1, 3, frame_count, *frame.shape[2:])
     video[:, :, 0] = frame
     latents = encode_video(models, video)
-    known = torch.zeros_like(latents[:, :FRAMES_PER_LATENT])
+    known = torch.zeros_like(latents[:, :FRAME_STEP])
     known[:, :, 0] = 1
     return torch.cat([known, latents], dim=1)
 
@@ -217,7 +217,7 @@ def prepare_inputs(
 
 def latent_frame_count(frame_count: int) -> int:
     """Latent frames of so many frames, which are 4k + 1."""
-    return (frame_count - 1) // FRAMES_PER_LATENT + 1
+    return (frame_count - 1) // FRAME_STEP + 1
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ex4d import trained
 from ex4d.camera import Trajectory
 from ex4d.condition import Condition
 from ex4d.diffusion.warm import WarmModels
@@ -33,13 +34,6 @@ from .files import (
 from .loading import WanModels, load_models
 from .text import PromptEncoder
 
-TRAINED_SIDE_PX = 512
-TRAINED_FRAMES = 49
-MAX_FRAMES = 81
-#: Of a picture: what 720p has. The model was trained at less than half of it.
-MAX_PIXELS = 1280 * 720
-#: Sides are multiples of this: the autoencoder's 8 times the transformer's patches of 2.
-SIDE_STEP_PX = 16
 #: Steps of a step-distilled LoRA.
 DRAFT_STEPS = (1, 8)
 #: What a forward takes beside the weights: for each token, and in all.
@@ -112,36 +106,36 @@ class WanEngine:
             InputError: `take_size`, `take_frames` or `memory_too_small`.
         """
         width_px, height_px = trajectory.width_px, trajectory.height_px
-        if width_px % SIDE_STEP_PX or height_px % SIDE_STEP_PX:
-            nearest = " x ".join(
-                str(max(1, round(side / SIDE_STEP_PX)) * SIDE_STEP_PX)
-                for side in (width_px, height_px)
-            )
+        if width_px % trained.SIDE_STEP_PX or height_px % trained.SIDE_STEP_PX:
+            nearest = " x ".join(map(str, trained.nearest_size_px(width_px, height_px)))
             msg = (
-                f"expected a picture whose sides are multiples of {SIDE_STEP_PX} px, found "
+                f"expected a picture whose sides are multiples of {trained.SIDE_STEP_PX} px, found "
                 f"{width_px} x {height_px}; {nearest} is the nearest"
             )
             raise InputError("take_size", msg)
-        if width_px * height_px > MAX_PIXELS:
+        if width_px * height_px > trained.MAX_PIXELS:
             msg = (
-                f"expected a picture of at most {MAX_PIXELS} pixels, found {width_px} x "
+                f"expected a picture of at most {trained.MAX_PIXELS} pixels, found {width_px} x "
                 f"{height_px}; the model was trained at 512 x 512: choose a smaller size"
             )
             raise InputError("take_size", msg)
         count = len(trajectory)
-        if count > MAX_FRAMES or count % conditioning.FRAMES_PER_LATENT != 1:
-            nearest = min(MAX_FRAMES, max(1, round((count - 1) / 4) * 4 + 1))
+        if count != trained.fitting_frame_count(count):
             msg = (
-                f"expected 4k + 1 frames, at most {MAX_FRAMES}, found {count}; {nearest} is the "
-                "nearest"
+                f"expected 4k + 1 frames, at most {trained.MAX_FRAMES}, found {count}; "
+                f"{trained.fitting_frame_count(count)} are the most that fit"
             )
             raise InputError("take_frames", msg)
         _check_memory(self._files, self._device, self._dtype, trajectory)
-        if (width_px, height_px, count) == (TRAINED_SIDE_PX, TRAINED_SIDE_PX, TRAINED_FRAMES):
+        if (width_px, height_px, count) == (
+            trained.SIDE_PX,
+            trained.SIDE_PX,
+            trained.FRAMES,
+        ):
             return ()
         note = (
             f"made at {width_px} x {height_px}, {count} frames; the model was trained at "
-            f"{TRAINED_SIDE_PX} x {TRAINED_SIDE_PX}, {TRAINED_FRAMES} frames"
+            f"{trained.SIDE_PX} x {trained.SIDE_PX}, {trained.FRAMES} frames"
         )
         return (note,)
 
@@ -270,8 +264,8 @@ def _check_memory(
     weights_bytes = stored_bytes * dtype.itemsize // stored_type.itemsize
     tokens = (
         conditioning.latent_frame_count(len(trajectory))
-        * (trajectory.width_px // SIDE_STEP_PX)
-        * (trajectory.height_px // SIDE_STEP_PX)
+        * (trajectory.width_px // trained.SIDE_STEP_PX)
+        * (trajectory.height_px // trained.SIDE_STEP_PX)
     )
     needed_bytes = weights_bytes + tokens * _BYTES_PER_TOKEN + _OVERHEAD_BYTES
     if device.type == "cuda":
