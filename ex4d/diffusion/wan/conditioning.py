@@ -147,14 +147,23 @@ def image_tokens(models: WanModels, frame: torch.Tensor) -> torch.Tensor:
 
 def encode_video(models: WanModels, video: torch.Tensor) -> torch.Tensor:
     """The latents of (1, 3, frames, height, width): (1, 16, latent frames, height/8, width/8)."""
-    with mixed_precision(models.device, models.dtype):
+    with mixed_precision(models.device, models.dtype), _nothing_kept(models.vae.model):
         return models.vae.single_encode(video, models.device).float()
 
 
 def decode_latents(models: WanModels, latents: torch.Tensor) -> torch.Tensor:
     """The frames of latents: (1, 3, frames, height, width) float32 in -1..1."""
-    with mixed_precision(models.device, models.dtype):
+    with mixed_precision(models.device, models.dtype), _nothing_kept(models.vae.model):
         return models.vae.single_decode(latents, models.device).float()
+
+
+@contextmanager
+def _nothing_kept(autoencoder: Any) -> Iterator[None]:
+    """Free what the autoencoder remembers of the last frames: over a gigabyte at 512 x 512."""
+    try:
+        yield
+    finally:
+        autoencoder.clear_cache()
 
 
 def frames_of(video: torch.Tensor) -> NDArray[np.uint8]:
