@@ -25,6 +25,8 @@ _IMAGE_TOKENS = 257
 _SUSTAINED_S = 2.0
 _COPY_BYTES = 1 << 29
 _SEED = 7
+#: The reference's; it changes the time only by being more than 1.
+_GUIDANCE = 5.0
 #: What CUDA itself takes beside PyTorch's allocator under a cap.
 _CUDA_BYTES = 1 << 30
 
@@ -211,8 +213,8 @@ def bound_s(architecture: Architecture, tokens: int, mode: str, rates: Rates) ->
 # --- the model -----------------------------------------------------------------------------------
 
 
-def build_models(architecture: Architecture, device: Any, home: Any, dtype: Any) -> Any:
-    """All parts of the engine with random weights, the transformer's blocks at `home`.
+def build_models(architecture: Architecture, plan: Plan, mode: Any, device: Any) -> Any:
+    """All parts of the engine with random weights, ready to compute in a mode.
 
     The same seed gives the same weights in every mode.
     """
@@ -220,7 +222,10 @@ def build_models(architecture: Architecture, device: Any, home: Any, dtype: Any)
     from diffsynth.models import wan_video_dit, wan_video_image_encoder, wan_video_vae
 
     from ex4d.diffusion.wan import adapter, loading
+    from ex4d.diffusion.wan.modes import prepare
 
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    home = device if plan.cap_bytes is None else torch.device("cpu")
     with torch.device("meta"):
         dit = wan_video_dit.WanModel(
             dim=architecture.dim,
@@ -259,8 +264,10 @@ def build_models(architecture: Architecture, device: Any, home: Any, dtype: Any)
     if device.type == "cuda":
         loading.put_channels_last(vae.model)
     return loading.WanModels(
-        dit=dit.eval().requires_grad_(False),
-        blocks=loading.PlainBlocks(dit),
+        dit=dit,
+        blocks=prepare(
+            dit.eval(), mode, device, tokens=plan.tokens, memory_cap_bytes=plan.cap_bytes
+        ),
         camera_encoder=camera_encoder,
         vae=vae,
         image_encoder=image_encoder.eval(),
@@ -293,40 +300,33 @@ def measure_take(architecture: Architecture, plan: Plan, mode: Any, device: Any)
     """Build the model, make a take to warm up and one to measure."""
     import torch
 
-    from ex4d.diffusion.wan import conditioning, modes
+    from ex4d.diffusion.wan import conditioning
     from ex4d.diffusion.wan.latent_preview import LatentPreview
 
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    capped = plan.cap_bytes is not None
-    models = build_models(architecture, device, "cpu" if capped else device, dtype)
+    models = build_models(architecture, plan, mode, device)
     with torch.no_grad():
-        prepared = modes.prepare(
-            models.dit, mode, device, tokens=plan.tokens, memory_cap_bytes=plan.cap_bytes
-        )
-        models.blocks = prepared
         preview = None
         if plan.preview:
             preview = LatentPreview.fit(
                 lambda clip: conditioning.encode_video(models, clip), device
             )
         try:
-            _take(architecture, plan, models, prepared, preview, steps=1)
+            _take(architecture, plan, models, preview, steps=1)
             if device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats()
-            return _take(architecture, plan, models, prepared, preview, steps=plan.steps)
+            return _take(architecture, plan, models, preview, steps=plan.steps)
         finally:
-            prepared.close()
+            models.blocks.close()
 
 
 def _take(
-    architecture: Architecture, plan: Plan, models: Any, prepared: Any, preview: Any, *, steps: int
+    architecture: Architecture, plan: Plan, models: Any, preview: Any, *, steps: int
 ) -> Measured:
     """One take from a condition to frames, with everything that the engine does for it."""
     import torch
 
     from ex4d.condition import Condition
     from ex4d.diffusion.wan import conditioning, denoise
-    from ex4d.diffusion.wan.latent_preview import denoised
 
     random = np.random.default_rng(_SEED)
     size = (plan.frame_count, plan.height_px, plan.width_px)
@@ -348,34 +348,37 @@ def _take(
         _wait(models.device)
         stages_s[name] = time.perf_counter() - start_s
 
-    first_velocity = None
+    first_velocity: list[torch.Tensor] = []
     preview_s = 0.0
+
+    def on_step(step: denoise.Step) -> None:
+        nonlocal preview_s
+        if not first_velocity:
+            first_velocity.append(step.velocity.float().cpu())
+        if preview is not None:
+            _wait(models.device)
+            preview_start_s = time.perf_counter()
+            preview.frames(step.denoised())
+            preview_s += time.perf_counter() - preview_start_s
+
     start_s = time.perf_counter()
     with stage("encode: three videos, CLIP"):
         inputs = conditioning.prepare_inputs(models, condition, seed=_SEED)
     with stage("context: cached prompts, keys, values"):
         contexts = [denoise.embed_context(models, text, inputs.image_tokens) for text in embeddings]
-    levels = denoise.noise_levels(steps)
-    latents = denoise.make_noise(_SEED, *size).to(models.device)
+    guidance = denoise.Guidance(contexts[0], contexts[1] if plan.guided else None, _GUIDANCE)
     with stage("denoise"):
-        for step in range(steps):
-            time_step = (levels[step : step + 1] * 1000.0).to(models.device)
-            velocity, *negative = denoise.predict(models, latents, time_step, contexts, inputs)
-            for away in negative:
-                velocity = away + 5.0 * (velocity - away)
-            if first_velocity is None:
-                first_velocity = velocity.float().cpu()
-            if preview is not None:
-                _wait(models.device)
-                preview_start_s = time.perf_counter()
-                preview.frames(denoised(latents, velocity, float(levels[step])))
-                preview_s += time.perf_counter() - preview_start_s
-            latents = latents + velocity * float(levels[step + 1] - levels[step])
-            # The engine waits here too, to say how far it has come.
-            _wait(models.device)
+        latents = denoise.denoise(
+            models,
+            denoise.make_noise(_SEED, *size),
+            inputs,
+            guidance,
+            steps=steps,
+            on_step=on_step,
+        )
     if preview is not None:
         stages_s["of that, the moving preview"] = preview_s
-    prepared.park()
+    models.blocks.park()
     with stage("decode"):
         conditioning.frames_of(conditioning.decode_latents(models, latents))
     take_s = time.perf_counter() - start_s
@@ -386,7 +389,7 @@ def _take(
         (stages_s["denoise"] - preview_s) / forwards,
         take_s,
         peak,
-        first_velocity,
+        first_velocity[0],
         latents.cpu(),
     )
 

@@ -22,10 +22,10 @@ from ex4d.diffusion.wan.blocks import (
     project_context,
     step_tensors,
 )
-from ex4d.diffusion.wan.denoise import rotary_table
+from ex4d.diffusion.wan.denoise import Step, rotary_table
 from ex4d.diffusion.wan.fp8 import Fp8Linear, check_card
 from ex4d.diffusion.wan.fused import normalise_heads, quantise_rows
-from ex4d.diffusion.wan.latent_preview import LatentPreview, denoised
+from ex4d.diffusion.wan.latent_preview import LatentPreview
 from ex4d.diffusion.wan.rotary import real_table
 from ex4d.diffusion.wan.streaming import StreamedBlocks
 from ex4d.errors import InputError
@@ -295,7 +295,7 @@ def test_denoised_is_the_end_of_a_straight_line() -> None:
     clean, noise = torch.randn(4), torch.randn(4)
     level = 0.7
     latents = (1 - level) * clean + level * noise
-    assert torch.allclose(denoised(latents, noise - clean, level), clean, atol=1e-6)
+    assert torch.allclose(Step(1, latents, noise - clean, level).denoised(), clean, atol=1e-6)
 
 
 # --- benchmark ---

@@ -2,6 +2,7 @@
 """The `ex4d` engine: a take from a condition, with EX-4D's adapter on Wan2.1-I2V-14B."""
 
 import hashlib
+import logging
 import math
 import os
 from collections.abc import Callable, Hashable, Iterator
@@ -21,6 +22,8 @@ from ex4d.scene import Scene
 from ex4d.task import Task
 
 from . import conditioning, denoise
+from .adapter import block_count
+from .checkpoints import tensor_shapes
 from .files import (
     ADAPTER_FOLDER,
     BASE_FOLDER,
@@ -32,15 +35,27 @@ from .files import (
     weights_identity,
 )
 from .loading import WanModels, load_models
+from .modes import quantises
 from .text import PromptEncoder
 
 #: Steps of a step-distilled LoRA.
 DRAFT_STEPS = (1, 8)
-#: What a forward takes beside the weights: for each token, and in all.
+#: What a forward takes beside the transformer's weights: for each token, and in all, with the
+#: autoencoder and CLIP.
 _BYTES_PER_TOKEN = 200_000
-_OVERHEAD_BYTES = 2 << 30
-#: The share of a processor's memory that the model may take.
-_MEMORY_SHARE = 0.8
+_OVERHEAD_BYTES = 4 << 30
+#: Of a card's memory and of the machine's, what the engine may take.
+_CARD_SHARE = 0.95
+_MAIN_SHARE = 0.8
+#: After a take for which the card was too full, the next try has so much of it.
+_SECOND_TRY_SHARE = 0.75
+#: Of the transformer's weights in 8 bits against those in 16.
+_QUANTISED_SHARE = 0.52
+#: Blocks of the transformer on the card at once, at least.
+_LEAST_BLOCKS = 2
+
+
+_log = logging.getLogger(__name__)
 
 
 class WanEngine:
@@ -52,7 +67,7 @@ class WanEngine:
         cache: Folder of prompt embeddings; the user's own where absent.
 
     Raises:
-        InputError: `model_missing`, `lora_missing`, `draft_settings` or `mode_unavailable`.
+        InputError: `model_missing`, `lora_missing` or `draft_settings`.
     """
 
     name = "ex4d"
@@ -103,7 +118,7 @@ class WanEngine:
         """Refuse what cannot be made, before anything is rendered; see `Engine`.
 
         Raises:
-            InputError: `take_size`, `take_frames` or `memory_too_small`.
+            InputError: `take_size`, `take_frames`, `memory_too_small` or `fp8_unsupported`.
         """
         width_px, height_px = trajectory.width_px, trajectory.height_px
         if width_px % trained.SIDE_STEP_PX or height_px % trained.SIDE_STEP_PX:
@@ -126,7 +141,7 @@ class WanEngine:
                 f"{trained.fitting_frame_count(count)} are the most that fit"
             )
             raise InputError("take_frames", msg)
-        _check_memory(self._files, self._device, self._dtype, trajectory)
+        self._memory_cap(_token_count(len(trajectory), height_px, width_px))
         if (width_px, height_px, count) == (
             trained.SIDE_PX,
             trained.SIDE_PX,
@@ -152,20 +167,67 @@ class WanEngine:
         yield from self._make(condition, task)
 
     def _make(self, condition: Condition, task: Task) -> NDArray[np.uint8]:
+        """The frames; where the card turns out too full, once more with less of it."""
+        tokens = _token_count(*condition.mask.shape)
+        cap_bytes = self._memory_cap(tokens)
         try:
-            with torch.no_grad():
-                embeddings = self._embed_prompts(task)
-                with self._warm.borrow(self._key(), lambda: self._load(task)) as models:
-                    return self._denoise(models, condition, embeddings, task)
+            return self._attempt(condition, tokens, cap_bytes, task)
+        except torch.OutOfMemoryError:
+            self._warm.free()
+        smaller_bytes = int(_SECOND_TRY_SHARE * self._memory_bytes())
+        _log.warning("out of memory: once more with at most %.1f GiB", smaller_bytes / 2**30)
+        try:
+            return self._attempt(condition, tokens, smaller_bytes, task)
         except torch.OutOfMemoryError as error:
             self._warm.free()
             msg = (
-                "expected enough memory on the card for this take, found it full; choose a "
+                "expected enough memory on the card for this take, found it full twice; choose a "
                 f"smaller size or fewer frames ({str(error).splitlines()[0][:200]})"
             )
             raise InputError("out_of_memory", msg) from error
 
-    def _key(self) -> Hashable:
+    def _attempt(
+        self, condition: Condition, tokens: int, cap_bytes: int | None, task: Task
+    ) -> NDArray[np.uint8]:
+        # Without a cap the models are the same for every size.
+        plan = (None, 0) if cap_bytes is None else (cap_bytes, tokens)
+        with torch.no_grad():
+            embeddings = self._embed_prompts(task)
+            with self._warm.borrow(
+                (*self._key(), *plan), lambda: self._load(*plan, task)
+            ) as models:
+                return self._denoise(models, condition, embeddings, task)
+
+    def _memory_cap(self, tokens: int) -> int | None:
+        """How much of the card a take may have; None where everything fits.
+
+        Raises:
+            InputError: `memory_too_small` or `fp8_unsupported`.
+        """
+        weights_bytes = _dit_bytes(self._files, self._dtype)
+        if quantises(self.settings.mode, self._device):
+            weights_bytes = int(_QUANTISED_SHARE * weights_bytes)
+        beside_bytes = tokens * _BYTES_PER_TOKEN + _OVERHEAD_BYTES
+        main_bytes = _MAIN_SHARE * _main_memory_bytes()
+        if self._device.type != "cuda":
+            where = "in this machine, which has no CUDA card"
+            _check_room(where, weights_bytes + beside_bytes, main_bytes)
+            return None
+        card_bytes = _CARD_SHARE * self._memory_bytes()
+        if weights_bytes + beside_bytes <= card_bytes:
+            return None
+        least_bytes = beside_bytes + _LEAST_BLOCKS * weights_bytes // _block_count(self._files)
+        _check_room("on the card", least_bytes, card_bytes)
+        _check_room("of main memory, for what does not fit on the card", weights_bytes, main_bytes)
+        return int(card_bytes)
+
+    def _memory_bytes(self) -> float:
+        """Of the device."""
+        if self._device.type == "cuda":
+            return float(torch.cuda.get_device_properties(self._device).total_memory)
+        return _main_memory_bytes()
+
+    def _key(self) -> tuple[Hashable, ...]:
         """Tells the models of one job from those of another: mode, files, and when they changed."""
         loras = [lora_path(self._files, name) for name in self.settings.loras]
         changed = [path.stat().st_mtime_ns for path in (*self._files.all_paths(), *loras)]
@@ -176,10 +238,13 @@ class WanEngine:
         prompts = [self.settings.prompt]
         if self.settings.guidance > 1:
             prompts.append(self.settings.negative_prompt)
-        encoder = PromptEncoder(self._files, self._cache, device=self._device, dtype=self._dtype)
+        path = self._files.text_encoder
+        fits = path.stat().st_size + _OVERHEAD_BYTES < self._memory_bytes()
+        device = self._device if fits else torch.device("cpu")
+        encoder = PromptEncoder(self._files, self._cache, device=device, dtype=self._dtype)
 
         def before_loading() -> None:
-            if not self._has_room_for(self._files.text_encoder):
+            if not self._has_room_for(path):
                 self._warm.free()
             task.step("reading the prompt", 0, 1)
 
@@ -192,12 +257,15 @@ class WanEngine:
         free_bytes, _ = torch.cuda.mem_get_info(self._device)
         return free_bytes > path.stat().st_size + _OVERHEAD_BYTES
 
-    def _load(self, task: Task) -> WanModels:
+    def _load(self, cap_bytes: int | None, tokens: int, task: Task) -> WanModels:
         return load_models(
             self._files,
             device=self._device,
             dtype=self._dtype,
             loras=self.settings.loras,
+            mode=self.settings.mode,
+            tokens=tokens,
+            memory_cap_bytes=cap_bytes,
             on_tensor=lambda done, total: task.step("loading", done, total),
         )
 
@@ -226,9 +294,11 @@ class WanEngine:
             inputs,
             guidance,
             steps=settings.steps,
-            on_step=lambda done, latents: task.step("denoising", done, settings.steps),
+            on_step=lambda step: task.step("denoising", step.done, settings.steps),
             before_block=task.check,
         )
+        # Where memory is short, the autoencoder needs what the transformer held.
+        models.blocks.park()
         total = latents.shape[2]
         report = reporter("decoding")
         with conditioning.watched(models.vae.model.decoder, lambda done: report(done, total)):
@@ -236,9 +306,6 @@ class WanEngine:
 
 
 def _check_mode(settings: Ex4dSettings) -> None:
-    if settings.mode == "fast":
-        msg = "expected the mode exact or draft, found fast, which is not there yet"
-        raise InputError("mode_unavailable", msg)
     if settings.mode == "draft":
         least, most = DRAFT_STEPS
         if not settings.loras or settings.guidance != 1 or not least <= settings.steps <= most:
@@ -250,34 +317,35 @@ def _check_mode(settings: Ex4dSettings) -> None:
             raise InputError("draft_settings", msg)
 
 
-def _check_memory(
-    files: ModelFiles, device: torch.device, dtype: torch.dtype, trajectory: Trajectory
-) -> None:
-    """Refuse a take that cannot fit, by the sizes of the files.
+def _token_count(frame_count: int, height_px: int, width_px: int) -> int:
+    """Of the transformer, for a take of this size."""
+    rows, columns = height_px // trained.SIDE_STEP_PX, width_px // trained.SIDE_STEP_PX
+    return conditioning.latent_frame_count(frame_count) * rows * columns
+
+
+def _dit_bytes(files: ModelFiles, dtype: torch.dtype) -> int:
+    """Of the transformer's weights in a type, by the sizes of its files."""
+    stored_bytes = sum(path.stat().st_size for path in files.dit)
+    # Published files are in float32, converted ones in bfloat16.
+    stored_type = torch.float32 if files.adapter is not None else torch.bfloat16
+    return stored_bytes * dtype.itemsize // stored_type.itemsize
+
+
+def _block_count(files: ModelFiles) -> int:
+    names = (name for path in files.dit for name in tensor_shapes(path))
+    return block_count(dict.fromkeys(names, ()))
+
+
+def _check_room(where: str, needed_bytes: float, found_bytes: float) -> None:
+    """Refuse a take that cannot fit.
 
     Raises:
         InputError: `memory_too_small`.
     """
-    stored_bytes = sum(path.stat().st_size for path in files.dit)
-    # Published files are in float32, converted ones in bfloat16.
-    stored_type = torch.float32 if files.adapter is not None else torch.bfloat16
-    weights_bytes = stored_bytes * dtype.itemsize // stored_type.itemsize
-    tokens = (
-        conditioning.latent_frame_count(len(trajectory))
-        * (trajectory.width_px // trained.SIDE_STEP_PX)
-        * (trajectory.height_px // trained.SIDE_STEP_PX)
-    )
-    needed_bytes = weights_bytes + tokens * _BYTES_PER_TOKEN + _OVERHEAD_BYTES
-    if device.type == "cuda":
-        where = "on the card"
-        found_bytes = torch.cuda.get_device_properties(device).total_memory
-    else:
-        where = "in this machine, which has no CUDA card"
-        found_bytes = _MEMORY_SHARE * _main_memory_bytes()
     if needed_bytes > found_bytes:
         msg = (
             f"expected about {needed_bytes / 2**30:.0f} GiB {where} for this take, found "
-            f"{found_bytes / 2**30:.0f}; use a server with a larger card, or a smaller size"
+            f"{found_bytes / 2**30:.0f}; choose fast, a smaller size or a larger machine"
         )
         raise InputError("memory_too_small", msg)
 

@@ -19,17 +19,22 @@ _LAYERS = ("self_attn.q", "self_attn.k", "self_attn.v", "self_attn.o", "cross_at
            "cross_attn.o", "ffn.0", "ffn.2")  # fmt: skip
 
 
+def has_products(device: torch.device) -> bool:
+    """Whether a device multiplies in fp8."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= _CAPABILITY
+
+
 def check_card(device: torch.device) -> None:
     """Refuse a device without fp8 products.
 
     Raises:
         InputError: `fp8_unsupported`.
     """
+    if has_products(device):
+        return
     found = f"a {device.type} device"
     if device.type == "cuda":
         capability = torch.cuda.get_device_capability(device)
-        if capability >= _CAPABILITY:
-            return
         found = f"{torch.cuda.get_device_name(device)} with {capability[0]}.{capability[1]}"
     msg = (
         f"expected a CUDA card of compute capability {_CAPABILITY[0]}.{_CAPABILITY[1]} or newer "

@@ -73,17 +73,6 @@ class LatentPreview:
         return levels.clamp(0, 255).to(torch.uint8).cpu().numpy()
 
 
-def denoised(latents: Tensor, velocity: Tensor, noise_level: float) -> Tensor:
-    """What the latents would be if the velocity were right to the end: x - sigma v.
-
-    Args:
-        latents: Before a step.
-        velocity: Predicted from them.
-        noise_level: Share of noise in them, sigma.
-    """
-    return latents - noise_level * velocity
-
-
 def _made_up_clip(generator: torch.Generator) -> Tensor:
     """(1, 3, frames, side, side) in -1..1: drifting colour fields with hard edges across them."""
 

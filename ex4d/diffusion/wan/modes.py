@@ -5,7 +5,7 @@
 |---|---|---|
 | exact | bfloat16 | final takes: the reference's numbers within rounding |
 | fast | e4m3 (`fp8`) | most takes |
-| draft | e4m3 | a step-distilled LoRA: few steps, no guidance |
+| draft | e4m3, bfloat16 on older cards | a step-distilled LoRA: few steps, no guidance |
 
 Any of them can be held under a limit of memory: then weights are streamed (`streaming`).
 """
@@ -30,7 +30,7 @@ from .blocks import (
     project_context,
     step_tensors,
 )
-from .fp8 import check_card, quantise_block
+from .fp8 import check_card, has_products, quantise_block
 from .rotary import real_table
 from .streaming import ResidentBlocks, StreamedBlocks, all_tensors
 
@@ -147,15 +147,14 @@ def prepare(
     """
     if mode not in MODES:
         raise InputError("mode_unknown", f"expected a mode of {', '.join(MODES)}, found {mode!r}")
-    if mode != "exact":
-        check_card(device)
+    is_quantised = quantises(mode, device)
     dtype = dit.blocks[0].self_attn.q.weight.dtype
     chosen = choose_attention(device, dtype, attention)
     dit.requires_grad_(requires_grad=False)
     for name, child in dit.named_children():
         if name != "blocks":
             child.to(device)
-    if mode != "exact":
+    if is_quantised:
         for block in dit.blocks:
             home = block.modulation.device
             # The card quantises far faster than the processor.
@@ -163,6 +162,17 @@ def prepare(
             block.to(home if memory_cap_bytes is not None else device)
     steps, contexts = _place(dit.blocks, device, tokens, memory_cap_bytes)
     return PreparedDit(mode, chosen, device, steps, contexts)
+
+
+def quantises(mode: Mode, device: torch.device) -> bool:
+    """Whether a mode's linear layers are in e4m3 on a device.
+
+    Raises:
+        InputError: `fp8_unsupported` if `fast` is asked of a device that has none.
+    """
+    if mode == "fast":
+        check_card(device)
+    return mode != "exact" and has_products(device)
 
 
 def _place(

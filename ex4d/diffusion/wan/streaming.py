@@ -9,6 +9,7 @@ streamed blocks alternate as evenly as they can, which gives each copy the longe
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
+from weakref import finalize
 
 import torch
 from torch import Tensor, nn
@@ -58,10 +59,12 @@ class PackedBlock:
             self._offsets.append(size_bytes)
             size_bytes += -(-tensor.nbytes // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES
         self.host = torch.empty(size_bytes, dtype=torch.uint8)
-        self._pinned = pinned
+        self._unpin = None
         if pinned:
             # Pinned allocations are rounded up to a power of two; registered ones are not.
             _check_cuda(torch.cuda.cudart().cudaHostRegister(self.host.data_ptr(), size_bytes, 0))
+            # Also when nobody closes it: memory must not be freed while CUDA knows it.
+            self._unpin = finalize(self, _unpin, self.host)
         sources = [tensor.detach() for tensor in self._tensors]
         self.point_to(self.host)
         for tensor, source in zip(self._tensors, sources, strict=True):
@@ -79,9 +82,12 @@ class PackedBlock:
 
     def close(self) -> None:
         """Give the registration back."""
-        if self._pinned:
-            _check_cuda(torch.cuda.cudart().cudaHostUnregister(self.host.data_ptr()))
-            self._pinned = False
+        if self._unpin is not None:
+            self._unpin()
+
+
+def _unpin(memory: Tensor) -> None:
+    _check_cuda(torch.cuda.cudart().cudaHostUnregister(memory.data_ptr()))
 
 
 def _check_cuda(status: int) -> None:
