@@ -214,7 +214,7 @@ def test_too_little_memory(warm: WarmModels, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(engine_module, "_main_memory_bytes", lambda: 2.0**30)
     error = refusal(lambda: WanEngine(SETTINGS, warm).check(make_trajectory()))
     assert error.code == "memory_too_small"
-    assert "found 1" in error.message
+    assert "found 1 " in error.message
 
 
 def test_missing_models(warm: WarmModels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ from ex4d.protocol.documents import Ex4dSettings, UsedPart
 from ex4d.scene import Scene
 from ex4d.task import Task
 
-from . import conditioning, denoise
+from . import conditioning, denoise, memory
 from .adapter import block_count
 from .checkpoints import tensor_shapes
 from .files import (
@@ -40,20 +40,8 @@ from .text import PromptEncoder
 
 #: Steps of a step-distilled LoRA.
 DRAFT_STEPS = (1, 8)
-#: What a forward takes beside the transformer's weights: for each token, and in all, with the
-#: autoencoder and CLIP.
-_BYTES_PER_TOKEN = 200_000
-_OVERHEAD_BYTES = 4 << 30
-#: Of a card's memory and of the machine's, what the engine may take.
-_CARD_SHARE = 0.95
-_MAIN_SHARE = 0.8
 #: After a take for which the card was too full, the next try has so much of it.
 _SECOND_TRY_SHARE = 0.75
-#: Of the transformer's weights in 8 bits against those in 16.
-_QUANTISED_SHARE = 0.52
-#: Blocks of the transformer on the card at once, at least.
-_LEAST_BLOCKS = 2
-
 
 _log = logging.getLogger(__name__)
 
@@ -204,22 +192,14 @@ class WanEngine:
         Raises:
             InputError: `memory_too_small` or `fp8_unsupported`.
         """
-        weights_bytes = _dit_bytes(self._files, self._dtype)
-        if quantises(self.settings.mode, self._device):
-            weights_bytes = int(_QUANTISED_SHARE * weights_bytes)
-        beside_bytes = tokens * _BYTES_PER_TOKEN + _OVERHEAD_BYTES
-        main_bytes = _MAIN_SHARE * _main_memory_bytes()
-        if self._device.type != "cuda":
-            where = "in this machine, which has no CUDA card"
-            _check_room(where, weights_bytes + beside_bytes, main_bytes)
-            return None
-        card_bytes = _CARD_SHARE * self._memory_bytes()
-        if weights_bytes + beside_bytes <= card_bytes:
-            return None
-        least_bytes = beside_bytes + _LEAST_BLOCKS * weights_bytes // _block_count(self._files)
-        _check_room("on the card", least_bytes, card_bytes)
-        _check_room("of main memory, for what does not fit on the card", weights_bytes, main_bytes)
-        return int(card_bytes)
+        is_quantised = quantises(self.settings.mode, self._device)
+        return memory.plan(
+            memory.Transformer(_dit_bytes(self._files, self._dtype), _block_count(self._files)),
+            tokens,
+            is_quantised=is_quantised,
+            card_bytes=self._memory_bytes() if self._device.type == "cuda" else None,
+            main_bytes=_main_memory_bytes(),
+        )
 
     def _memory_bytes(self) -> float:
         """Of the device."""
@@ -239,7 +219,7 @@ class WanEngine:
         if self.settings.guidance > 1:
             prompts.append(self.settings.negative_prompt)
         path = self._files.text_encoder
-        fits = path.stat().st_size + _OVERHEAD_BYTES < self._memory_bytes()
+        fits = path.stat().st_size + memory.OVERHEAD_BYTES < self._memory_bytes()
         device = self._device if fits else torch.device("cpu")
         encoder = PromptEncoder(self._files, self._cache, device=device, dtype=self._dtype)
 
@@ -255,7 +235,7 @@ class WanEngine:
         if self._device.type != "cuda":
             return True
         free_bytes, _ = torch.cuda.mem_get_info(self._device)
-        return free_bytes > path.stat().st_size + _OVERHEAD_BYTES
+        return free_bytes > path.stat().st_size + memory.OVERHEAD_BYTES
 
     def _load(self, cap_bytes: int | None, tokens: int, task: Task) -> WanModels:
         return load_models(
@@ -334,20 +314,6 @@ def _dit_bytes(files: ModelFiles, dtype: torch.dtype) -> int:
 def _block_count(files: ModelFiles) -> int:
     names = (name for path in files.dit for name in tensor_shapes(path))
     return block_count(dict.fromkeys(names, ()))
-
-
-def _check_room(where: str, needed_bytes: float, found_bytes: float) -> None:
-    """Refuse a take that cannot fit.
-
-    Raises:
-        InputError: `memory_too_small`.
-    """
-    if needed_bytes > found_bytes:
-        msg = (
-            f"expected about {needed_bytes / 2**30:.0f} GiB {where} for this take, found "
-            f"{found_bytes / 2**30:.0f}; choose fast, a smaller size or a larger machine"
-        )
-        raise InputError("memory_too_small", msg)
 
 
 def _main_memory_bytes() -> float:
