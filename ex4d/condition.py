@@ -157,14 +157,13 @@ def _resampled(
     color: NDArray[np.uint8], depth: NDArray[np.float32], source: Intrinsics, output: Intrinsics
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """The source's colour and depth as another camera at the same place sees them."""
-    # First to about the output's scale, averaging; what is left is a shift and a hair of scale.
-    width_px = max(2, round(source.width_px * output.fx_px / source.fx_px))
-    height_px = max(2, round(source.height_px * output.fy_px / source.fy_px))
-    scaled = source.resized(width_px, height_px)
-    shrinks = width_px < source.width_px
-    color = cv2.resize(
-        color, (width_px, height_px), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
-    ).astype(np.uint8, copy=False)
+    # A smaller picture averages first, to about its scale: what is left is a shift and a hair more.
+    scale = min(1.0, output.fx_px / source.fx_px, output.fy_px / source.fy_px)
+    scaled = source.resized(
+        max(2, round(source.width_px * scale)), max(2, round(source.height_px * scale))
+    )
+    size = (scaled.width_px, scaled.height_px)
+    color = cv2.resize(color, size, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
     left_px, top_px = _in_source(scaled, output, 0.5, 0.5)
     # OpenCV counts pixels from their centres.
     warp = np.array(
@@ -177,7 +176,7 @@ def _resampled(
         color,
         warp,
         (output.width_px, output.height_px),
-        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        flags=(cv2.INTER_LINEAR if scale < 1 else cv2.INTER_CUBIC) | cv2.WARP_INVERSE_MAP,
         borderMode=cv2.BORDER_REPLICATE,
     )
     columns, rows = (

@@ -38,10 +38,24 @@ def whole_folder(folder: Path, *, replaces: str | None = None) -> Iterator[Path]
         os.umask(umask)
         temporary.chmod(0o777 & ~umask)
         if gives_way:
-            shutil.rmtree(folder)
-        elif folder.exists():
+            _replace(folder, temporary)
+            return
+        if folder.exists():
             folder.rmdir()
         temporary.rename(folder)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def _replace(folder: Path, new: Path) -> None:
+    """Put a new folder in the place of another, which is only removed when that is done."""
+    old = Path(tempfile.mkdtemp(prefix=f".{folder.name}-old-", dir=folder.parent)) / folder.name
+    folder.rename(old)
+    try:
+        new.rename(folder)
+    except OSError:
+        old.rename(folder)
+        raise
+    finally:
+        shutil.rmtree(old.parent, ignore_errors=True)

@@ -87,6 +87,10 @@ def write_take(
             write_png(temporary / "color" / name, condition.color)
             write_png(temporary / "mask" / name, condition.mask.astype(np.uint8) * 255)
             task.step("writing", index + 1, document.frame_count)
-        text = msgspec.json.format(msgspec.json.encode(document), indent=1)
+        plain = msgspec.to_builtins(document)
+        if not document.notes:
+            # Readers of protocol 1.0 know no notes and refuse what they do not know.
+            del plain["notes"]
+        text = msgspec.json.format(msgspec.json.encode(plain), indent=1)
         (temporary / DOCUMENT_NAME).write_bytes(text)
     return Take(folder)

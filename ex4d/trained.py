@@ -37,3 +37,13 @@ def nearest_size_px(width_px: float, height_px: float) -> tuple[int, int]:
 def fitting_frame_count(frame_count: int) -> int:
     """The most frames, up to `frame_count`, that the model makes at once: 4k + 1, at most 81."""
     return (min(frame_count, MAX_FRAMES) - 1) // FRAME_STEP * FRAME_STEP + 1
+
+
+def token_count(frame_count: int, height_px: int, width_px: int) -> int:
+    """Tokens that the model's transformer works on, for a take of this size."""
+    latent_frames = (frame_count - 1) // FRAME_STEP + 1
+    return latent_frames * (height_px // SIDE_STEP_PX) * (width_px // SIDE_STEP_PX)
+
+
+#: Of a take as trained.
+TOKENS = token_count(FRAMES, SIDE_PX, SIDE_PX)

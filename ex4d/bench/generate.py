@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from ex4d import trained
 from ex4d.errors import InputError
 
 _GIB = 1 << 30
@@ -62,7 +63,7 @@ class Plan:
     @property
     def tokens(self) -> int:
         """Of a forward pass."""
-        return ((self.frame_count - 1) // 4 + 1) * (self.height_px // 16) * (self.width_px // 16)
+        return trained.token_count(self.frame_count, self.height_px, self.width_px)
 
 
 @dataclass(frozen=True)
@@ -205,8 +206,8 @@ def print_rates(rates: Rates) -> None:
 def bound_s(architecture: Architecture, tokens: int, mode: str, rates: Rates) -> float:
     """Seconds of a forward pass that does its products and attention and nothing else."""
     linear, attention = forward_operations(architecture, tokens)
-    product_rate = rates.bf16 if mode == "exact" else rates.fp8
-    assert product_rate is not None  # noqa: S101 - the mode was refused before
+    # A draft computes in bfloat16 where the card has nothing else.
+    product_rate = rates.fp8 if mode != "exact" and rates.fp8 is not None else rates.bf16
     return linear / product_rate + attention / rates.attention
 
 

@@ -61,7 +61,8 @@ class WarmModels:
             finally:
                 if self._idle_s <= 0:
                     self._free()
-                elif self.is_loaded:
+                else:
+                    # Also after a load that failed: what it left in caches goes back as well.
                     self._start_timer()
 
     def free(self) -> None:
@@ -71,8 +72,6 @@ class WarmModels:
             self._free()
 
     def _free(self) -> None:
-        if not self.is_loaded:
-            return
         self._models, self._key = None, None
         gc.collect()
         torch = sys.modules.get("torch")

@@ -84,8 +84,13 @@ class NvdiffrastRasteriser:
         torch = self._torch
         with self._lock, torch.no_grad():
             rgba, depth = self._draw(mesh, cam_to_world, intrinsics)
-            mask = rgba[..., 3] > VISIBLE_ALPHA
-            color = torch.where(mask.unsqueeze(-1), rgba[..., :3] + 0.5, 0.0).to(torch.uint8)
+            alpha = rgba[..., 3:]
+            mask = (alpha > VISIBLE_ALPHA) & (depth > 0).unsqueeze(-1)
+            # Occluded vertices are black: only the reference's colours darken towards them.
+            gain = 1.0 if mesh.rules.is_reference else 255.0 / alpha
+            levels = (rgba[..., :3] * gain).clamp_(max=255.0) + 0.5
+            color = torch.where(mask, levels, 0.0).to(torch.uint8)
+            mask = mask[..., 0]
             return ConditionFrame(*self._to_host(color, mask, depth))
 
     def interpolate(

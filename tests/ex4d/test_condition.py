@@ -93,6 +93,12 @@ def test_another_picture_from_the_same_place_is_resampled(scene: Scene, camera: 
     assert np.abs(frame.depth - (3.0 + (x - 0.5)[None] / WIDTH_PX)).max() < 0.02
 
 
+def test_extreme_lens_takes_no_more_memory_than_the_picture(scene: Scene) -> None:
+    frame = first_frame(scene, Intrinsics.from_focal(WIDTH_PX, HEIGHT_PX, 1e8))
+    assert frame.mask.all()
+    assert np.ptp(frame.color.reshape(-1, 3), axis=0).max() <= 1
+
+
 @pytest.mark.parametrize(
     ("camera", "offset"),
     [(CAMERA, 0.2), (Intrinsics.from_focal(WIDTH_PX, HEIGHT_PX, 70.0), 0.0)],

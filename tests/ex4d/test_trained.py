@@ -28,6 +28,10 @@ def test_size_keeps_the_aspect_at_the_trained_pixel_count(
         assert found[0] * found[1] == pytest.approx(trained.SIDE_PX**2, rel=0.04)
 
 
+def test_tokens_as_trained() -> None:
+    assert trained.TOKENS == 13_312
+
+
 @pytest.mark.parametrize(
     ("wanted", "count"), [(1, 1), (4, 1), (5, 5), (48, 45), (49, 49), (80, 77), (81, 81), (500, 81)]
 )

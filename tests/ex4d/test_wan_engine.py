@@ -19,7 +19,7 @@ from ex4d.camera import Intrinsics, Trajectory, move
 from ex4d.condition import Condition
 from ex4d.diffusion import create_engine
 from ex4d.diffusion.wan import engine as engine_module
-from ex4d.diffusion.wan import modes, text
+from ex4d.diffusion.wan import memory, modes, text
 from ex4d.diffusion.wan.conditioning import erosion_sides_px
 from ex4d.diffusion.wan.engine import WanEngine
 from ex4d.diffusion.wan.loading import WanModels
@@ -211,7 +211,7 @@ def test_trained_size_needs_no_note(warm: WarmModels) -> None:
 
 
 def test_too_little_memory(warm: WarmModels, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_module, "_main_memory_bytes", lambda: 2.0**30)
+    monkeypatch.setattr(memory, "main_memory_bytes", lambda: 2.0**30)
     error = refusal(lambda: WanEngine(SETTINGS, warm).check(make_trajectory()))
     assert error.code == "memory_too_small"
     assert "found 1 " in error.message
@@ -400,7 +400,7 @@ def planning_engine(
     engine = WanEngine(SETTINGS, warm)
     monkeypatch.setattr(engine, "_device", CARD)
     monkeypatch.setattr(engine, "_memory_bytes", lambda: card_gib * 2**30)
-    monkeypatch.setattr(engine_module, "_main_memory_bytes", lambda: main_gib * 2**30)
+    monkeypatch.setattr(memory, "main_memory_bytes", lambda: main_gib * 2**30)
     monkeypatch.setattr(engine_module, "_dit_bytes", lambda *_: 33_000_000_000)
     monkeypatch.setattr(engine_module, "_block_count", lambda _: 40)
     return engine

@@ -10,8 +10,7 @@ needs_engine()
 
 import torch
 
-from ex4d.camera import Intrinsics, move
-from ex4d.diffusion.wan import adapter, loading
+from ex4d.diffusion.wan import adapter, loading, memory
 from ex4d.diffusion.wan import engine as engine_module
 from ex4d.diffusion.wan.checkpoints import Shape, write_safetensors
 from ex4d.diffusion.wan.files import converted_layout, published_layout
@@ -87,18 +86,20 @@ def test_adapter_of_the_published_size(dit_shapes: dict[str, Shape], tmp_path: P
     assert len(adapter.read_adapter(path, dit_shapes).lora) == LORA_LAYERS
 
 
-def test_machine_that_is_too_small(
-    dit_shapes: dict[str, Shape], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_machine_that_is_too_small(dit_shapes: dict[str, Shape], tmp_path: Path) -> None:
     files = converted_layout(tmp_path)
     write_holes(files.dit[0], dit_shapes)
-    monkeypatch.setattr(engine_module, "_main_memory_bytes", lambda: 64 * 2.0**30)
-    camera = Intrinsics.from_field_of_view(512, 512)
-    trajectory = move("orbit_right", frame_count=49, radius=3.0, intrinsics=camera, amount=30.0)
-    check = engine_module._check_memory
-    check(files, torch.device("cpu"), torch.bfloat16, trajectory)
-    with pytest.raises(InputError, match="expected about 66 GiB") as caught:
-        check(files, torch.device("cpu"), torch.float32, trajectory)
+    blocks = engine_module._block_count(files)
+    assert blocks == memory.WAN_14B.block_count
+    halves, floats = (
+        memory.Transformer(engine_module._dit_bytes(files, dtype), blocks)
+        for dtype in (torch.bfloat16, torch.float32)
+    )
+    assert halves.weights_bytes == pytest.approx(memory.WAN_14B.weights_bytes, rel=0.01)
+    where = {"is_quantised": False, "card_bytes": None, "main_bytes": 64 * 2.0**30}
+    assert memory.plan(halves, 13_312, **where) is None
+    with pytest.raises(InputError, match="expected about 68 GiB") as caught:
+        memory.plan(floats, 13_312, **where)
     assert caught.value.code == "memory_too_small"
 
 

@@ -160,7 +160,7 @@ def camera_encoder_of(values: Mapping[str, torch.Tensor]) -> CameraEncoder:
 def read_lora(path: Path, dit_shapes: Mapping[str, Shape]) -> Lora:
     """Read an additional LoRA for this transformer.
 
-    Names as diffsynth, peft, ComfyUI and kohya's trainers write them are understood:
+    Names as diffsynth, peft and ComfyUI write them are understood:
     `blocks.0.self_attn.q.lora_A.weight` or `.lora_down.weight`, with or without a prefix, `.alpha`
     beside them.
 
@@ -227,7 +227,9 @@ def _complaints(
     if not {"down", "up"} <= parts.keys():
         return [f"only {' and '.join(sorted(parts))} of {name}"]
     down, up = tuple(parts["down"].shape), tuple(parts["up"].shape)
-    if len(down) != 2 or up != (shape[0], down[0]) or down[1] != shape[1]:
+    if parts.get("alpha", torch.ones(1)).numel() != 1:
+        return [f"{name} with an alpha of {list(parts['alpha'].shape)}"]
+    if len(down) != 2 or 0 in down or up != (shape[0], down[0]) or down[1] != shape[1]:
         return [f"{name} with factors {list(up)} and {list(down)} for a layer of {list(shape)}"]
     return []
 

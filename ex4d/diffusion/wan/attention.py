@@ -10,6 +10,7 @@ import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.util import find_spec
 
 import torch
@@ -99,21 +100,34 @@ def available_attention(device: torch.device, dtype: torch.dtype) -> list[str]:
     names = []
     if device.type == "cuda" and dtype in _HALF_TYPES:
         capability = torch.cuda.get_device_capability(device)
-        if capability in _HOPPER_ONLY and find_spec("flash_attn_interface"):
+        if capability in _HOPPER_ONLY and _is_importable("flash_attn_interface"):
             names.append("flash3")
         has_cudnn = torch.backends.cudnn.is_available()
         if capability >= _HOPPER and has_cudnn:
             names.append("cudnn")
-        if capability >= _AMPERE and find_spec("flash_attn"):
+        if capability >= _AMPERE and _is_importable("flash_attn"):
             names.append("flash2")
         if capability >= _AMPERE and torch.backends.cuda.is_flash_attention_available():
             names.append("flash")
         if _AMPERE <= capability < _HOPPER and has_cudnn:
             names.append("cudnn")
     names.append("torch")
-    if device.type == "cuda" and dtype in _HALF_TYPES and find_spec("sageattention"):
+    if device.type == "cuda" and dtype in _HALF_TYPES and _is_importable("sageattention"):
         names.append("sage")
     return names
+
+
+def _is_importable(package: str) -> bool:
+    """Whether an optional package is there and works with this PyTorch."""
+    if find_spec(package) is None:
+        return False
+    try:
+        import_module(package)
+    except ImportError as error:
+        # Built for another PyTorch, as a rule.
+        _log.warning("attention by %s is left out: %s", package, error)
+        return False
+    return True
 
 
 _MAKERS: dict[str, Callable[[], Callable[[Tensor, Tensor, Tensor], Tensor]]] = {

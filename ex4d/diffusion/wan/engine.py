@@ -3,8 +3,7 @@
 
 import hashlib
 import logging
-import math
-import os
+import traceback
 from collections.abc import Callable, Hashable, Iterator
 from pathlib import Path
 
@@ -129,7 +128,7 @@ class WanEngine:
                 f"{trained.fitting_frame_count(count)} are the most that fit"
             )
             raise InputError("take_frames", msg)
-        self._memory_cap(_token_count(len(trajectory), height_px, width_px))
+        self._memory_cap(trained.token_count(len(trajectory), height_px, width_px))
         if (width_px, height_px, count) == (
             trained.SIDE_PX,
             trained.SIDE_PX,
@@ -156,17 +155,20 @@ class WanEngine:
 
     def _make(self, condition: Condition, task: Task) -> NDArray[np.uint8]:
         """The frames; where the card turns out too full, once more with less of it."""
-        tokens = _token_count(*condition.mask.shape)
+        tokens = trained.token_count(*condition.mask.shape)
         cap_bytes = self._memory_cap(tokens)
         try:
             return self._attempt(condition, tokens, cap_bytes, task)
-        except torch.OutOfMemoryError:
-            self._warm.free()
+        except torch.OutOfMemoryError as error:
+            # Its frames hold what filled the card.
+            traceback.clear_frames(error.__traceback__)
+        self._warm.free()
         smaller_bytes = int(_SECOND_TRY_SHARE * self._memory_bytes())
         _log.warning("out of memory: once more with at most %.1f GiB", smaller_bytes / 2**30)
         try:
             return self._attempt(condition, tokens, smaller_bytes, task)
         except torch.OutOfMemoryError as error:
+            traceback.clear_frames(error.__traceback__)
             self._warm.free()
             msg = (
                 "expected enough memory on the card for this take, found it full twice; choose a "
@@ -198,14 +200,14 @@ class WanEngine:
             tokens,
             is_quantised=is_quantised,
             card_bytes=self._memory_bytes() if self._device.type == "cuda" else None,
-            main_bytes=_main_memory_bytes(),
+            main_bytes=memory.main_memory_bytes(),
         )
 
     def _memory_bytes(self) -> float:
         """Of the device."""
         if self._device.type == "cuda":
             return float(torch.cuda.get_device_properties(self._device).total_memory)
-        return _main_memory_bytes()
+        return memory.main_memory_bytes()
 
     def _key(self) -> tuple[Hashable, ...]:
         """Tells the models of one job from those of another: mode, files, and when they changed."""
@@ -297,12 +299,6 @@ def _check_mode(settings: Ex4dSettings) -> None:
             raise InputError("draft_settings", msg)
 
 
-def _token_count(frame_count: int, height_px: int, width_px: int) -> int:
-    """Of the transformer, for a take of this size."""
-    rows, columns = height_px // trained.SIDE_STEP_PX, width_px // trained.SIDE_STEP_PX
-    return conditioning.latent_frame_count(frame_count) * rows * columns
-
-
 def _dit_bytes(files: ModelFiles, dtype: torch.dtype) -> int:
     """Of the transformer's weights in a type, by the sizes of its files."""
     stored_bytes = sum(path.stat().st_size for path in files.dit)
@@ -314,13 +310,6 @@ def _dit_bytes(files: ModelFiles, dtype: torch.dtype) -> int:
 def _block_count(files: ModelFiles) -> int:
     names = (name for path in files.dit for name in tensor_shapes(path))
     return block_count(dict.fromkeys(names, ()))
-
-
-def _main_memory_bytes() -> float:
-    """Of this machine; infinite where the system does not say."""
-    if not hasattr(os, "sysconf"):
-        return math.inf
-    return float(os.sysconf("SC_PAGE_SIZE")) * os.sysconf("SC_PHYS_PAGES")
 
 
 def _identity(paths: tuple[Path, ...]) -> str:

@@ -21,12 +21,10 @@ from ex4d.errors import InputError
 from . import adapter
 from .checkpoints import Shape, check_names_and_shapes, tensor_shapes, tensors
 from .files import ModelFiles, lora_path
-from .modes import Mode, PreparedDit, prepare
+from .modes import Mode, PreparedDit, prepare, quantises
 
 #: Parts of the transformer that the reference computes in float32, whatever the rest is in.
 FLOAT32_PARTS = ("time_embedding.", "time_projection.", "head.")
-#: The patches that the transformer works on: frames, rows and columns of the latents.
-PATCH_SIZE = (1, 2, 2)
 _IMAGE_SIDE_PX = 224
 #: Width of an attention head of the CLIP encoder ViT-H/14. Heads leave no trace in the shapes, so a
 #: width that is no multiple belongs to a small encoder for tests, whose heads are 16 wide.
@@ -105,7 +103,9 @@ def load_models(
         done += 1
         on_tensor(done, total)
 
-    home = device if memory_cap_bytes is None else torch.device("cpu")
+    # What is quantised or streamed would not fit on a small card at once as it is read.
+    passes_main_memory = memory_cap_bytes is not None or quantises(mode, device)
+    home = torch.device("cpu") if passes_main_memory else device
     dit = load_dit(files, all_loras, device=home, dtype=dtype, on_tensor=count)
     _fill(vae.model, tensors(files.vae), device=device, dtype=dtype, on_tensor=count)
     if device.type == "cuda":

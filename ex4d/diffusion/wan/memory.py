@@ -1,5 +1,7 @@
 """Whether a take fits into a card, whole or with streamed weights. No torch: doctor asks too."""
 
+import math
+import os
 from dataclasses import dataclass
 
 from ex4d.errors import InputError
@@ -64,13 +66,22 @@ def plan(
         _check_room(where, weights_bytes + beside_bytes, usable_main_bytes)
         return None
     usable_bytes = _CARD_SHARE * card_bytes
-    if weights_bytes + beside_bytes <= usable_bytes:
-        return None
-    least_bytes = beside_bytes + _LEAST_BLOCKS * weights_bytes / transformer.block_count
-    _check_room("on the card", least_bytes, usable_bytes)
-    where = "of main memory, for what does not fit on the card,"
-    _check_room(where, weights_bytes, usable_main_bytes)
-    return int(usable_bytes)
+    fits = weights_bytes + beside_bytes <= usable_bytes
+    if not fits:
+        least_bytes = beside_bytes + _LEAST_BLOCKS * weights_bytes / transformer.block_count
+        _check_room("on the card", least_bytes, usable_bytes)
+    if is_quantised or not fits:
+        # They are read there as they are stored.
+        where = "of main memory, through which the weights go,"
+        _check_room(where, transformer.weights_bytes, usable_main_bytes)
+    return None if fits else int(usable_bytes)
+
+
+def main_memory_bytes() -> float:
+    """Of this machine; infinite where the system does not say."""
+    if not hasattr(os, "sysconf"):
+        return math.inf
+    return float(os.sysconf("SC_PAGE_SIZE")) * os.sysconf("SC_PHYS_PAGES")
 
 
 def _check_room(where: str, needed_bytes: float, usable_bytes: float) -> None:

@@ -22,6 +22,7 @@ from ex4d.errors import InputError
 
 from .attention import Attention, choose_attention
 from .blocks import (
+    IMAGE_TOKENS,
     ContextHeads,
     Residual,
     attend_to_context,
@@ -31,18 +32,17 @@ from .blocks import (
     step_tensors,
 )
 from .fp8 import check_card, has_products, quantise_block
+from .memory import BYTES_PER_TOKEN
 from .rotary import real_table
 from .streaming import ResidentBlocks, StreamedBlocks, all_tensors
+from .text import MAX_TOKENS
 
 Mode = Literal["exact", "fast", "draft"]
 MODES: tuple[Mode, ...] = get_args(Mode)
-#: What a block's forward pass takes on the card beside its weights, per token.
-#: Measured with `ex4d bench generate`.
-_ACTIVATION_BYTES_PER_TOKEN = 200_000
 #: CUDA itself, its libraries' workspaces and what the allocator cannot use.
-_OVERHEAD_BYTES = 1 << 30
-#: CLIP's of the first frame and the prompt's, which is always padded to 512.
-_CONTEXT_TOKENS = 257 + 512
+_CUDA_BYTES = 1 << 30
+#: CLIP's of the first frame and the prompt's, which is always padded.
+_CONTEXT_TOKENS = IMAGE_TOKENS + MAX_TOKENS
 
 _log = logging.getLogger(__name__)
 
@@ -156,10 +156,10 @@ def prepare(
             child.to(device)
     if is_quantised:
         for block in dit.blocks:
-            home = block.modulation.device
             # The card quantises far faster than the processor.
             quantise_block(block.to(device))
-            block.to(home if memory_cap_bytes is not None else device)
+            if memory_cap_bytes is not None:
+                block.to("cpu")
     steps, contexts = _place(dit.blocks, device, tokens, memory_cap_bytes)
     return PreparedDit(mode, chosen, device, steps, contexts)
 
@@ -206,4 +206,4 @@ def _needed_beside_blocks(blocks: nn.ModuleList, device: torch.device, tokens: i
     if device.type == "cuda":
         own_bytes = sum(tensor.nbytes for tensor in all_tensors(blocks) if tensor.is_cuda)
         other_bytes = torch.cuda.memory_allocated(device) - own_bytes
-    return other_bytes + _OVERHEAD_BYTES + heads_bytes + tokens * _ACTIVATION_BYTES_PER_TOKEN
+    return other_bytes + _CUDA_BYTES + heads_bytes + tokens * BYTES_PER_TOKEN

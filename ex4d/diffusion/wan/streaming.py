@@ -14,6 +14,8 @@ from weakref import finalize
 import torch
 from torch import Tensor, nn
 
+from ex4d.errors import InputError
+
 #: Two let one be filled while the other is in use.
 _BUFFER_COUNT = 2
 #: Every tensor begins at a multiple of this in a buffer: enough for any kernel.
@@ -92,8 +94,11 @@ def _unpin(memory: Tensor) -> None:
 
 def _check_cuda(status: int) -> None:
     if int(status) != 0:
-        msg = f"CUDA could not pin main memory (error {int(status)}); free some, or raise the limit"
-        raise MemoryError(msg)
+        msg = (
+            "expected main memory that CUDA can pin, for the weights that do not fit on the card, "
+            f"found none (error {int(status)}); free some, or raise the limit of locked memory"
+        )
+        raise InputError("pinning_failed", msg)
 
 
 class StreamedBlocks:

@@ -5,6 +5,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -146,13 +147,15 @@ class PromptEncoder:
             self._cache.mkdir(parents=True, exist_ok=True)
             save_file({"embedding": value.cpu().contiguous()}, temporary)
             temporary.replace(path)
+            kept = sorted(self._cache.glob("*.safetensors"), key=lambda file: file.stat().st_mtime)
+            for old in kept[:-_MAX_KEPT]:
+                old.unlink(missing_ok=True)
         except (OSError, SafetensorError) as error:
-            # The take can be made without; the encoder is loaded again next time.
+            # The take can be made without; the encoder is loaded again next time. Other workers
+            # keep and remove prompts in the same folder.
             _log.warning("prompt not kept: %s", error)
-            return
-        kept = sorted(self._cache.glob("*.safetensors"), key=lambda file: file.stat().st_mtime)
-        for old in kept[:-_MAX_KEPT]:
-            old.unlink(missing_ok=True)
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
 
 
 def padded(embedding: torch.Tensor) -> torch.Tensor:
