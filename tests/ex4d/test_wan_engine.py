@@ -22,6 +22,7 @@ from ex4d.diffusion.wan import engine as engine_module
 from ex4d.diffusion.wan import text
 from ex4d.diffusion.wan.conditioning import erosion_sides_px
 from ex4d.diffusion.wan.engine import WanEngine
+from ex4d.diffusion.wan.loading import WanModels
 from ex4d.diffusion.warm import WarmModels
 from ex4d.errors import CancelledError, InputError
 from ex4d.protocol.documents import Ex4dSettings
@@ -122,6 +123,58 @@ def test_progress_is_told_stage_by_stage() -> None:
     steps = [progress.done for progress in told if progress.stage == "denoising"]
     assert steps == list(range(STEPS + 1))
     assert all(progress.done <= progress.total for progress in told)
+
+
+def run_with_previews(task: Task) -> tuple[np.ndarray, list[tuple[int, ...]]]:
+    """A take whose previews are the first three channels of the latents; how large these were."""
+    seen: list[tuple[int, ...]] = []
+
+    def make_look(models: WanModels) -> Callable[[torch.Tensor], np.ndarray]:
+        assert models.vae is not None
+
+        def look(latents: torch.Tensor) -> np.ndarray:
+            seen.append(tuple(latents.shape))
+            levels = latents[0, :3].permute(1, 2, 3, 0).clamp(-1, 1) * 127 + 128
+            return levels.to(torch.uint8).numpy()
+
+        return look
+
+    engine = WanEngine(SETTINGS, WarmModels(idle_s=0), make_look=make_look)
+    frames = engine.generate(NO_SCENE, make_trajectory(), make_condition(), task=task)
+    return np.stack(list(frames)), seen
+
+
+def test_previews_are_shown_at_each_step_and_change_nothing(warm: WarmModels) -> None:
+    shown: list[np.ndarray] = []
+    frames, seen = run_with_previews(Task(show=shown.append))
+    assert seen == [(1, 16, 3, HEIGHT_PX // 8, WIDTH_PX // 8)] * STEPS
+    assert [picture.shape for picture in shown] == [(3, HEIGHT_PX // 8, WIDTH_PX // 8, 3)] * STEPS
+    assert (shown[0] != shown[-1]).any()
+    np.testing.assert_array_equal(frames, run(warm))
+
+
+def test_previews_are_not_made_where_nobody_looks() -> None:
+    _, seen = run_with_previews(Task())
+    assert seen == []
+
+
+def test_estimate_of_the_last_step_is_the_result(
+    warm: WarmModels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Noise falls to 0 in the last step, so nothing is left to estimate."""
+    estimates: list[torch.Tensor] = []
+    results: list[torch.Tensor] = []
+    real = engine_module.denoise.denoise
+
+    def watched(*arguments: Any, **options: Any) -> torch.Tensor:
+        results.append(real(*arguments, **options | {"on_estimate": estimates.append}))
+        return results[0]
+
+    monkeypatch.setattr(engine_module.denoise, "denoise", watched)
+    run(warm)
+    assert len(estimates) == STEPS
+    torch.testing.assert_close(estimates[-1], results[0], rtol=0, atol=1e-6)
+    assert (estimates[0] - results[0]).abs().max() > 1e-3
 
 
 def test_erosion_is_drawn_from_the_seed() -> None:

@@ -146,6 +146,7 @@ def denoise(
     *,
     steps: int,
     on_step: Callable[[int, torch.Tensor], None] = lambda done, latents: None,
+    on_estimate: Callable[[torch.Tensor], None] | None = None,
     before_block: Callable[[], None] = lambda: None,
 ) -> torch.Tensor:
     """From noise to latents.
@@ -157,6 +158,8 @@ def denoise(
         guidance: What it is told in words.
         steps: How many.
         on_step: Told after each step how many are done, and the latents.
+        on_estimate: Given in each step what the latents would be at the end if the velocity stayed
+            as it is: the picture without its noise, as far as it is known.
         before_block: Called before each block; may raise to stop.
 
     Returns:
@@ -176,6 +179,8 @@ def denoise(
         velocity, *negative = found
         for away in negative:
             velocity = away + guidance.scale * (velocity - away)
+        if on_estimate is not None:
+            on_estimate(latents - velocity * float(levels[step]))
         latents = latents + velocity * float(levels[step + 1] - levels[step])
         # This also waits for the card, so that progress is never ahead of it.
         if not torch.isfinite(latents).all():

@@ -56,6 +56,8 @@ class WanEngine:
         settings: What it is told.
         warm: Keeps the models between jobs.
         cache: Folder of prompt embeddings; the user's own where absent.
+        make_look: Makes, of loaded models, what turns latents into a preview's (frames, height,
+            width, 3) uint8 sRGB. Where absent, no preview is shown.
 
     Raises:
         InputError: `model_missing`, `lora_missing`, `draft_settings` or `mode_unavailable`.
@@ -65,13 +67,20 @@ class WanEngine:
     version = "1"
     licence = LICENCE
 
-    def __init__(self, settings: Ex4dSettings, warm: WarmModels, cache: Path | None = None) -> None:
+    def __init__(
+        self,
+        settings: Ex4dSettings,
+        warm: WarmModels,
+        cache: Path | None = None,
+        make_look: Callable[[WanModels], Callable[[torch.Tensor], NDArray[np.uint8]]] | None = None,
+    ) -> None:
         from platformdirs import user_cache_path
 
         _check_mode(settings)
         self.settings = settings
         self._warm = warm
         self._cache = cache or user_cache_path("ex4d", appauthor=False) / "prompts"
+        self._make_look = make_look
         self._files = find_models(models_folder())
         for name in settings.loras:
             lora_path(self._files, name)
@@ -225,6 +234,9 @@ class WanEngine:
         guidance = denoise.Guidance(
             contexts[0], contexts[1] if len(contexts) > 1 else None, settings.guidance
         )
+        look = None
+        if self._make_look is not None and task.wants_previews:
+            look = self._make_look(models)
         task.step("denoising", 0, settings.steps)
         latents = denoise.denoise(
             models,
@@ -233,6 +245,7 @@ class WanEngine:
             guidance,
             steps=settings.steps,
             on_step=lambda done, latents: task.step("denoising", done, settings.steps),
+            on_estimate=None if look is None else lambda latents: task.show(look(latents)),
             before_block=task.check,
         )
         total = latents.shape[2]
