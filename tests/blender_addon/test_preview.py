@@ -296,7 +296,7 @@ def test_saved_file_has_none_and_the_open_one_shows_it_again(addon, shot, frames
     import bpy
 
     path = tmp_path / "shot.blend"
-    bpy.ops.wm.save_as_mainfile(filepath=str(path), compress=False)
+    bpy.ops.wm.save_as_mainfile(filepath=str(path), compress=False, copy=True)
     assert b"EX-4D Preview" not in path.read_bytes()
     with bpy.data.libraries.load(str(path)) as (inside, _):
         assert not any(name.startswith("EX-4D Preview") for name in inside.images)
@@ -342,7 +342,9 @@ def steps(shot, job):
     import bpy
 
     bpy.ops.ed.undo_push(message="before")
-    move_and_push(shot, "moved")
+    for number in range(3):
+        bpy.context.view_layer.update()
+        move_and_push(shot, f"moved {number}")
 
 
 def test_undo_and_redo_neither_crash_nor_leave_it_behind(addon, steps, shot, frames, job):
@@ -371,6 +373,18 @@ def test_undo_and_redo_neither_crash_nor_leave_it_behind(addon, steps, shot, fra
         bpy.context.view_layer.update()
         addon("pump").tick()
         assert_gone(addon)
+
+
+def test_undo_to_before_the_preview_leaves_no_camera_pointing_to_it(addon, steps, shot, frames):
+    """The camera is the same in both steps: Blender keeps it as it is, and frees the image."""
+    import bpy
+
+    for step in (bpy.ops.ed.undo, bpy.ops.ed.redo, bpy.ops.ed.undo):
+        step()
+        assert_gone(addon)
+        bpy.context.view_layer.update()
+        addon("pump").tick()
+        assert len(images(addon)) == len(slots(current_shot())) == 1
 
 
 def test_preview_makes_no_undo_step(addon, steps, shot, job):
