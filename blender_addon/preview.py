@@ -68,7 +68,7 @@ def frame_pixels(preview: Preview, index: int) -> NDArray[np.float32]:
 
 def remove_all() -> None:
     """Leave nothing of any preview in the open file."""
-    _remove([image for image in bpy.data.images if MARK in image])
+    _remove([image for image in bpy.data.images if MARK in image and image.library is None])
 
 
 def _previews(jobs: JobBoard) -> list[tuple[Job, Preview]]:
@@ -117,7 +117,8 @@ def _hang(
     image: bpy.types.Image, camera_data: bpy.types.Camera, render: bpy.types.RenderSettings
 ) -> None:
     """Show an image through a camera, where that changes nothing else."""
-    if not camera_data.is_editable:
+    if camera_data.library is not None or camera_data.override_library is not None:
+        # What belongs to another file is not changed.
         return
     if not camera_data.show_background_images:
         if any(slot.show_background_image for slot in camera_data.background_images):
@@ -168,6 +169,8 @@ def _remove(images: list[bpy.types.Image]) -> None:
     if not images:
         return
     for camera_data in bpy.data.cameras:
+        if camera_data.library is not None:
+            continue
         slots = camera_data.background_images
         for slot in [slot for slot in slots if slot.image in images]:
             slots.remove(slot)

@@ -423,6 +423,23 @@ def test_background_images_of_the_user_stay_as_they_are(addon, shot, job, is_sho
     assert images(addon) == []
 
 
+def test_camera_of_another_file_is_left_alone(addon, shot, job, tmp_path):
+    import bpy
+
+    path = str(tmp_path / "cameras.blend")
+    bpy.data.libraries.write(path, {bpy.data.cameras.new("theirs")})
+    with bpy.data.libraries.load(path, link=True) as (_, into):
+        into.cameras = ["theirs"]
+    shot.ex4d_shot.camera.data = into.cameras[0]
+    job.remote.preview, _ = make_preview(addon)
+    addon("pump").tick()
+    assert len(images(addon)) == 1, "to be looked at in an image editor"
+    assert slots(shot) == []
+    cancel(addon, job)
+    addon("pump").tick()
+    assert_gone(addon)
+
+
 def test_background_image_that_was_added_meanwhile_stays_in_view(addon, shot, job, frames):
     import bpy
 
