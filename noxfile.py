@@ -126,7 +126,11 @@ def blender(session: nox.Session, blender: str) -> None:
     session.run(
         "pytest",
         *(session.posargs or ["tests/blender_addon"]),
-        env={"EX4D_EXECUTABLE": program("core-3-11", "ex4d"), "EX4D_ADDON_ZIP": linux_zip()},
+        env={
+            "EX4D_EXECUTABLE": program("core-3-11", "ex4d"),
+            "EX4D_ENGINE_EXECUTABLE": program("engine", "ex4d"),
+            "EX4D_ADDON_ZIP": linux_zip(),
+        },
     )
 
 

@@ -17,7 +17,7 @@ from .runtime import Runtime
 
 BUDGET_S = 0.008
 #: Pauses between ticks: while bytes move or a scene is imported, while jobs run, and otherwise.
-BUSY_S = 1 / 100
+BUSY_S = 1 / 125
 WAITING_S = 0.1
 IDLE_S = 1.0
 

@@ -45,7 +45,7 @@ _BLOCK_BYTES = 256 << 10
 #: The time of Blender's pump and its pauses: while bytes move and otherwise. They are
 #: `blender_addon/pump.py`'s, which nothing here may import.
 TICK_BUDGET_S = 0.008
-BUSY_PAUSE_S = 1 / 100
+BUSY_PAUSE_S = 1 / 125
 WAITING_PAUSE_S = 0.1
 _TRANSFERRING = (JobPhase.HASHING, JobPhase.UPLOADING, JobPhase.DOWNLOADING)
 

@@ -4,14 +4,24 @@ import argparse
 import os
 import shutil
 import sys
+import time
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 #: A take of 49 frames with its condition needs about 0.1 GB; leave room for several.
 _ENOUGH_DISK_GB = 5.0
+
+
+#: The ex4d engine's takes of 512 x 512, 49 frames, on a card that keeps up so many operations a
+#: second of bfloat16 products (docs/performance.md).
+_TAKE_S = {"exact": 40.0, "fast": 30.0}
+_TAKE_RATE = 664e12
+_TRAINED_TOKENS = 13_312
+#: Compute capability of the first cards that multiply in 8 bits.
+_FP8_CAPABILITY = (8, 9)
 
 
 class Finding(NamedTuple):
@@ -109,6 +119,9 @@ def _graphics_card() -> Iterator[Finding]:
         return
     card = torch.cuda.get_device_properties(0)
     yield Finding("ok", "CUDA", f"{card.name}, {card.total_memory / 1e9:.0f} GB")
+    main_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    has_fp8 = torch.cuda.get_device_capability(0) >= _FP8_CAPABILITY
+    yield from mode_findings(card.total_memory, main_bytes, _product_rate(torch), has_fp8=has_fp8)
     if find_spec("nvdiffrast") is None:
         yield Finding(
             "note",
@@ -116,6 +129,56 @@ def _graphics_card() -> Iterator[Finding]:
             "not installed: the cpu rasteriser is used (nvdiffrast is for non-commercial use)",
             "build it from its public source with the CUDA toolkit",
         )
+
+
+def mode_findings(
+    card_bytes: float, main_bytes: float, product_rate: float, *, has_fp8: bool
+) -> Iterator[Finding]:
+    """Which modes of the ex4d engine fit a card, and about how long a take will need.
+
+    Args:
+        card_bytes: The card's memory.
+        main_bytes: The machine's.
+        product_rate: Operations a second of bfloat16 matrix products on the card.
+        has_fp8: Whether it multiplies in 8 bits.
+    """
+    from ex4d.diffusion.wan import memory
+    from ex4d.errors import InputError
+
+    for mode, take_s in _TAKE_S.items():
+        name = f"mode {mode}"
+        is_quantised = mode == "fast"
+        if is_quantised and not has_fp8:
+            yield Finding("note", name, "this card does not multiply in 8 bits", "choose exact")
+            continue
+        try:
+            cap_bytes = memory.plan(
+                memory.WAN_14B,
+                _TRAINED_TOKENS,
+                is_quantised=is_quantised,
+                card_bytes=card_bytes,
+                main_bytes=main_bytes,
+            )
+        except InputError as error:
+            expected, _, remedy = error.message.rpartition("; ")
+            yield Finding("note", name, expected, remedy)
+            continue
+        how = "fits" if cap_bytes is None else "fits with weights streamed from main memory"
+        expected_s = take_s * _TAKE_RATE / product_rate
+        yield Finding("ok", name, f"{how}; about {expected_s:.0f} s for 512 x 512, 49 frames")
+
+
+def _product_rate(torch: Any) -> float:
+    """Operations a second of a large matrix product in bfloat16, over a short while."""
+    side, count = 8192, 40
+    a, b = (torch.randn(side, side, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    torch.matmul(a, b)
+    torch.cuda.synchronize()
+    start_s = time.perf_counter()
+    for _ in range(count):
+        torch.matmul(a, b)
+    torch.cuda.synchronize()
+    return 2 * side**3 * count / (time.perf_counter() - start_s)
 
 
 def _models() -> Finding:

@@ -1,7 +1,7 @@
 """Rasterisers: a DW-mesh and a camera to colour, mask and depth. One interface, several makes."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,9 @@ from ex4d.dwmesh import DWMesh
 VISIBLE_ALPHA = 125.0
 #: Nearer than this to the camera's plane nothing is drawn, in scene units (EX-4D's value).
 NEAR_DEPTH = 1e-3
+
+
+RasteriserName = Literal["auto", "cpu", "nvdiffrast"]
 
 
 @dataclass(frozen=True)
@@ -76,8 +79,18 @@ class Rasteriser(Protocol):
         ...
 
 
-def create_rasteriser() -> Rasteriser:
-    """The fastest rasteriser that this machine has."""
-    from .cpu import CpuRasteriser
+def create_rasteriser(name: RasteriserName = "auto") -> Rasteriser:
+    """A rasteriser by its name.
 
-    return CpuRasteriser()
+    Args:
+        name: `auto` is nvdiffrast where it is installed and there is a CUDA device, `cpu`
+            elsewhere. nvdiffrast's licence allows no commercial use.
+
+    Raises:
+        InputError: `rasteriser_missing` if the named one is not here.
+    """
+    from . import cpu, nvdiffrast
+
+    if name == "nvdiffrast" or (name == "auto" and nvdiffrast.is_available()):
+        return nvdiffrast.NvdiffrastRasteriser()
+    return cpu.CpuRasteriser()

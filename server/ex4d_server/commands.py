@@ -65,7 +65,9 @@ def keys_command(subparsers: Subparsers) -> None:
     pair.set_defaults(run=_pair)
     authorise = actions.add_parser("authorise", help="let a client's public key in")
     authorise.add_argument("name", help="user that the key belongs to")
-    authorise.add_argument("key", help="the client's public key")
+    authorise.add_argument(
+        "key", help="the client's public key; one that begins with a hyphen needs -- before NAME"
+    )
     authorise.set_defaults(run=_authorise)
     revoke = actions.add_parser("revoke", help="shut a user out, running sessions included")
     revoke.add_argument("name")

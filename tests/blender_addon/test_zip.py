@@ -41,6 +41,26 @@ def local_server(addon, empty_file, tmp_path):
 
 
 @pytest.fixture
+def engine_server(local_server, addon, tmp_path):
+    """The local server where the ex4d engine is installed, with the small golden model."""
+    import bpy
+
+    if "EX4D_ENGINE_EXECUTABLE" not in os.environ:
+        pytest.skip("EX4D_ENGINE_EXECUTABLE names no ex4d program that has torch and diffsynth")
+    tests = Path(__file__).parents[1]
+    program = tmp_path / "ex4d_with_engine"
+    program.write_text(
+        "#!/bin/sh\n"
+        f'export EX4D_MODELS="{tests / "golden" / "models"}" XDG_CACHE_HOME="{tmp_path}"\n'
+        f'export PYTHONPATH="{tests / "support" / "site"}"\n'
+        f'exec "{os.environ["EX4D_ENGINE_EXECUTABLE"]}" "$@" --data "{tmp_path / "server"}"\n'
+    )
+    program.chmod(0o755)
+    addon("preferences").get(bpy.context).executable = str(program)
+    return local_server
+
+
+@pytest.fixture
 def remote_server(addon, empty_file, tmp_path):
     """A server that somebody else runs, and the link that it printed."""
     import bpy
@@ -115,6 +135,36 @@ def test_video_becomes_a_scene_and_a_take(addon, local_server, clip, tmp_path):
     assert [job.stage.value for job in jobs] == ["done", "done"]
     bpy.ops.wm.save_mainfile()
     assert not list((addon("paths").private_folder() / "jobs").glob("*.json"))
+
+
+@pytest.mark.timeout(240)
+def test_engine_makes_a_take(addon, engine_server, clip, tmp_path):
+    """With a small model the picture is noise; everything else is real."""
+    import bpy
+    import msgspec
+
+    bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "shot.blend"))
+    chosen = bpy.context.scene.ex4d_generate
+    chosen.engine, chosen.steps = "ex4d", 2
+    assert bpy.ops.ex4d.connect() == {"FINISHED"}
+    assert engine_server.engine_problem("ex4d") == ""
+    import_video(clip)
+    assert bpy.ops.ex4d.generate() == {"FINISHED"}
+    (take_folder,) = (tmp_path / "ex4d_takes").iterdir()
+    take = msgspec.json.decode((take_folder / "take.json").read_bytes())
+    assert take["settings"] == {"engine": "ex4d", **take["settings"], "steps": 2}
+    assert take["frame_count"] == FRAME_COUNT
+    assert any("trained at 512 x 512" in note for note in take["notes"])
+    assert {part["role"] for part in take["parts"]} >= {"engine", "weights"}
+    names = [strip.name for strip in addon("compat").strips_of(bpy.context.scene.sequence_editor)]
+    assert "block ex4d" in names
+
+
+def test_engine_that_the_server_lacks_says_why(addon, local_server):
+    import bpy
+
+    assert bpy.ops.ex4d.connect() == {"FINISHED"}
+    assert "pip install 'ex4d[diffusion]'" in local_server.engine_problem("ex4d")
 
 
 def test_job_goes_on_while_blender_is_closed(addon, local_server, clip, tmp_path):

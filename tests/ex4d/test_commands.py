@@ -9,6 +9,7 @@ import pytest
 
 from ex4d.cli import main
 from ex4d.clip import read_clip, write_video
+from ex4d.commands.doctor import mode_findings
 from ex4d.images import read_depth_exr, read_png
 from ex4d.scene import Scene
 
@@ -124,6 +125,23 @@ def test_doctor_names_what_is_missing_and_its_command(capsys: pytest.CaptureFixt
     text = capsys.readouterr().out
     for what in ("Python", "numba", "CURVE", "Blender"):
         assert what in text
+
+
+@pytest.mark.parametrize(
+    ("card_gib", "has_fp8", "states", "words"),
+    [
+        (141, True, ("ok", "ok"), "fits; about 60 s"),
+        (24, True, ("ok", "ok"), "streamed"),
+        (24, False, ("ok", "note"), "8 bits"),
+        (6, True, ("note", "note"), "on the card"),
+    ],
+)
+def test_doctor_says_which_modes_fit(
+    card_gib: float, has_fp8: bool, states: tuple[str, str], words: str
+) -> None:
+    found = list(mode_findings(card_gib * 2**30, 64 * 2**30, 664e12 * 2 / 3, has_fp8=has_fp8))
+    assert tuple(finding.state for finding in found) == states
+    assert words in " ".join(finding.detail for finding in found)
 
 
 def test_damaged_trajectory_is_refused(

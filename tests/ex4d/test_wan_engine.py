@@ -19,10 +19,11 @@ from ex4d.camera import Intrinsics, Trajectory, move
 from ex4d.condition import Condition
 from ex4d.diffusion import create_engine
 from ex4d.diffusion.wan import engine as engine_module
-from ex4d.diffusion.wan import text
+from ex4d.diffusion.wan import modes, text
 from ex4d.diffusion.wan.conditioning import erosion_sides_px
 from ex4d.diffusion.wan.engine import WanEngine
 from ex4d.diffusion.wan.loading import WanModels
+from ex4d.diffusion.wan.streaming import StreamedBlocks
 from ex4d.diffusion.warm import WarmModels
 from ex4d.errors import CancelledError, InputError
 from ex4d.protocol.documents import Ex4dSettings
@@ -125,56 +126,23 @@ def test_progress_is_told_stage_by_stage() -> None:
     assert all(progress.done <= progress.total for progress in told)
 
 
-def run_with_previews(task: Task) -> tuple[np.ndarray, list[tuple[int, ...]]]:
-    """A take whose previews are the first three channels of the latents; how large these were."""
-    seen: list[tuple[int, ...]] = []
-
-    def make_look(models: WanModels) -> Callable[[torch.Tensor], np.ndarray]:
-        assert models.vae is not None
-
-        def look(latents: torch.Tensor) -> np.ndarray:
-            seen.append(tuple(latents.shape))
-            levels = latents[0, :3].permute(1, 2, 3, 0).clamp(-1, 1) * 127 + 128
-            return levels.to(torch.uint8).numpy()
-
-        return look
-
-    engine = WanEngine(SETTINGS, WarmModels(idle_s=0), make_look=make_look)
-    frames = engine.generate(NO_SCENE, make_trajectory(), make_condition(), task=task)
-    return np.stack(list(frames)), seen
-
-
 def test_previews_are_shown_at_each_step_and_change_nothing(warm: WarmModels) -> None:
     shown: list[np.ndarray] = []
-    frames, seen = run_with_previews(Task(show=shown.append))
-    assert seen == [(1, 16, 3, HEIGHT_PX // 8, WIDTH_PX // 8)] * STEPS
-    assert [picture.shape for picture in shown] == [(3, HEIGHT_PX // 8, WIDTH_PX // 8, 3)] * STEPS
+    frames = run(warm, task=Task(show=shown.append))
+    assert [(picture.shape, picture.dtype) for picture in shown] == [
+        ((3, HEIGHT_PX // 8, WIDTH_PX // 8, 3), np.uint8)
+    ] * STEPS
     assert (shown[0] != shown[-1]).any()
     np.testing.assert_array_equal(frames, run(warm))
 
 
-def test_previews_are_not_made_where_nobody_looks() -> None:
-    _, seen = run_with_previews(Task())
-    assert seen == []
-
-
-def test_estimate_of_the_last_step_is_the_result(
+def test_previews_are_not_made_where_nobody_looks(
     warm: WarmModels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Noise falls to 0 in the last step, so nothing is left to estimate."""
-    estimates: list[torch.Tensor] = []
-    results: list[torch.Tensor] = []
-    real = engine_module.denoise.denoise
-
-    def watched(*arguments: Any, **options: Any) -> torch.Tensor:
-        results.append(real(*arguments, **options | {"on_estimate": estimates.append}))
-        return results[0]
-
-    monkeypatch.setattr(engine_module.denoise, "denoise", watched)
+    monkeypatch.delattr(engine_module.LatentPreview, "fit")
     run(warm)
-    assert len(estimates) == STEPS
-    torch.testing.assert_close(estimates[-1], results[0], rtol=0, atol=1e-6)
-    assert (estimates[0] - results[0]).abs().max() > 1e-3
+    with pytest.raises(AttributeError, match="fit"):
+        run(warm, task=Task(show=lambda frames: None))
 
 
 def test_erosion_is_drawn_from_the_seed() -> None:
@@ -232,9 +200,9 @@ def test_cache_that_cannot_be_written(
         (60, 48, 9, "take_size", "64 x 48 is the nearest"),
         (64, 40, 9, "take_size", "multiples of 16"),
         (2048, 2048, 9, "take_size", "921600 pixels"),
-        (64, 48, 10, "take_frames", "found 10; 9 is the nearest"),
-        (64, 48, 12, "take_frames", "found 12; 13 is the nearest"),
-        (64, 48, 85, "take_frames", "found 85; 81 is the nearest"),
+        (64, 48, 10, "take_frames", "found 10; 9 are the most"),
+        (64, 48, 12, "take_frames", "found 12; 9 are the most"),
+        (64, 48, 85, "take_frames", "found 85; 81 are the most"),
     ],
 )
 def test_sizes_are_refused(
@@ -265,7 +233,7 @@ def test_too_little_memory(warm: WarmModels, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(engine_module, "_main_memory_bytes", lambda: 2.0**30)
     error = refusal(lambda: WanEngine(SETTINGS, warm).check(make_trajectory()))
     assert error.code == "memory_too_small"
-    assert "found 1" in error.message
+    assert "found 1 " in error.message
 
 
 def test_missing_models(warm: WarmModels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -313,7 +281,6 @@ def test_long_prompt(warm: WarmModels, field: str) -> None:
 @pytest.mark.parametrize(
     ("settings", "code"),
     [
-        (Ex4dSettings(mode="fast"), "mode_unavailable"),
         (Ex4dSettings(mode="draft", steps=4, guidance=1.0), "draft_settings"),
         (Ex4dSettings(mode="draft", steps=4, loras=("a",)), "draft_settings"),
         (Ex4dSettings(mode="draft", guidance=1.0, loras=("a",)), "draft_settings"),
@@ -370,25 +337,92 @@ def test_cancel_comes_through_before_the_next_block(
     run(warm)
     calls = 0
     cancelled = False
-    forward = engine_module.denoise.predict
+    attend = modes.attend_to_itself
 
-    def counted(models: Any, *arguments: Any, **options: Any) -> Any:
-        def hook(*_: object) -> None:
-            nonlocal calls, cancelled
-            calls += 1
-            cancelled = calls == 4
+    def counted(*arguments: Any) -> None:
+        nonlocal calls, cancelled
+        attend(*arguments)
+        calls += 1
+        cancelled = calls == 4
 
-        handles = [block.register_forward_pre_hook(hook) for block in models.dit.blocks]
-        try:
-            return forward(models, *arguments, **options)
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    monkeypatch.setattr(engine_module.denoise, "predict", counted)
+    monkeypatch.setattr(modes, "attend_to_itself", counted)
     with pytest.raises(CancelledError):
         run(warm, task=Task(is_cancelled=lambda: cancelled))
     assert calls == 4
+
+
+def test_fast_is_refused_before_the_work_where_no_card_has_it(warm: WarmModels) -> None:
+    engine = WanEngine(Ex4dSettings(mode="fast"), warm)
+    assert refusal(lambda: engine.check(make_trajectory())).code == "fp8_unsupported"
+
+
+def test_full_card_gets_a_second_try_with_streamed_weights(
+    warm: WarmModels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = run(warm)
+    seen: list[bool] = []
+    denoise = engine_module.denoise.denoise
+
+    def full_at_first(models: WanModels, *arguments: Any, **options: Any) -> torch.Tensor:
+        seen.append(isinstance(models.blocks._steps, StreamedBlocks))
+        if len(seen) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3 GiB.")
+        return denoise(models, *arguments, **options)
+
+    monkeypatch.setattr(engine_module.denoise, "denoise", full_at_first)
+    np.testing.assert_array_equal(run(warm), expected)
+    assert seen == [False, True]
+
+
+CARD = torch.device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("card_gib", "main_gib", "cap_gib"),
+    [(80, 64, None), (48, 64, None), (24, 64, 22.8), (16, 64, 15.2)],
+    ids=["80", "48", "24", "16"],
+)
+def test_weights_stream_where_the_card_is_too_small(
+    warm: WarmModels,
+    monkeypatch: pytest.MonkeyPatch,
+    card_gib: float,
+    main_gib: float,
+    cap_gib: float | None,
+) -> None:
+    engine = planning_engine(warm, monkeypatch, card_gib, main_gib)
+    cap_bytes = engine._memory_cap(13_312)
+    assert cap_bytes == (cap_gib if cap_gib is None else pytest.approx(cap_gib * 2**30))
+
+
+@pytest.mark.parametrize(
+    ("card_gib", "main_gib", "words"),
+    [(6, 64, "on the card"), (24, 32, "of main memory")],
+    ids=["card", "main memory"],
+)
+def test_machine_that_is_too_small_for_any_way_is_refused(
+    warm: WarmModels,
+    monkeypatch: pytest.MonkeyPatch,
+    card_gib: float,
+    main_gib: float,
+    words: str,
+) -> None:
+    engine = planning_engine(warm, monkeypatch, card_gib, main_gib)
+    error = refusal(lambda: engine._memory_cap(13_312))
+    assert error.code == "memory_too_small"
+    assert words in error.message
+
+
+def planning_engine(
+    warm: WarmModels, monkeypatch: pytest.MonkeyPatch, card_gib: float, main_gib: float
+) -> WanEngine:
+    """An engine that believes in a card, a machine and a model of 33 GB in 40 blocks."""
+    engine = WanEngine(SETTINGS, warm)
+    monkeypatch.setattr(engine, "_device", CARD)
+    monkeypatch.setattr(engine, "_memory_bytes", lambda: card_gib * 2**30)
+    monkeypatch.setattr(engine_module, "_main_memory_bytes", lambda: main_gib * 2**30)
+    monkeypatch.setattr(engine_module, "_dit_bytes", lambda *_: 33_000_000_000)
+    monkeypatch.setattr(engine_module, "_block_count", lambda _: 40)
+    return engine
 
 
 def test_full_card_is_a_clear_error(warm: WarmModels, monkeypatch: pytest.MonkeyPatch) -> None:

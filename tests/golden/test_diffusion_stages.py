@@ -6,7 +6,7 @@ EX4D_GOLDEN=<dir> pytest tests/golden -k diffusion   runs them on any other set 
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -16,10 +16,12 @@ from golden import GOLDEN, arrays_of, models_of
 needs_engine()
 
 import torch
+from plain_blocks import PlainBlocks
 
 from ex4d.diffusion.wan import adapter, conditioning, denoise, loading
 from ex4d.diffusion.wan.checkpoints import tensor_shapes
-from ex4d.diffusion.wan.loading import PlainBlocks, WanModels
+from ex4d.diffusion.wan.loading import WanModels
+from ex4d.diffusion.wan.modes import PreparedDit, prepare
 from ex4d.diffusion.wan.text import PromptEncoder
 from ex4d.protocol.documents import REFERENCE_NEGATIVE_PROMPT, REFERENCE_PROMPT
 
@@ -191,7 +193,16 @@ def test_erosion() -> None:
 # --- transformer ---------------------------------------------------------------------------------
 
 
+def test_first_step(models: WanModels) -> None:
+    """As the engine computes it."""
+    truth = arrays_of("fp32/dit_step0.npz")
+    for name, context in zip(("out_posi", "out_nega"), golden_contexts(models), strict=True):
+        assert error_of(predict(models, context=context), truth[name]) <= TOLERANCE, name
+
+
 def test_first_step_stage_by_stage(models: WanModels) -> None:
+    """By the same weights in diffsynth's own blocks, whose layers can be watched."""
+    models = dataclasses.replace(models, blocks=cast("PreparedDit", PlainBlocks(models.dit)))
     truth = arrays_of("fp32/dit_step0.npz")
     dit = models.dit
     found: dict[str, torch.Tensor] = {}
@@ -244,7 +255,7 @@ def test_first_step_without_the_condition_differs(models: WanModels) -> None:
 def test_first_step_without_the_lora_differs(models: WanModels) -> None:
     truth = arrays_of("fp32/dit_step0.npz")
     bare = loading.load_dit(models_of(), [], device=CPU, dtype=torch.float32)
-    without = dataclasses.replace(models, dit=bare, blocks=PlainBlocks(bare))
+    without = dataclasses.replace(models, dit=bare, blocks=prepare(bare, "exact", CPU, tokens=0))
     found = predict(without)
     assert error_of(found, truth["out_posi"]) > 1000 * TOLERANCE
     assert error_of(found, truth["out_posi_nolora"]) <= TOLERANCE
@@ -297,7 +308,7 @@ def test_denoising(models: WanModels) -> None:
         golden_inputs(),
         denoise.Guidance(prompt, negative, float(arrays["cfg_scale"])),
         steps=steps,
-        on_step=lambda done, latents: found.append(latents),
+        on_step=lambda step: found.append(step.latents),
     )
     assert len(found) == len(truth["latents"]) == steps
     for index, latents in enumerate(found):

@@ -23,12 +23,12 @@ from torch.nn import functional
 
 from ex4d.condition import Condition
 from ex4d.errors import InputError
+from ex4d.trained import FRAME_STEP
 
 from .loading import WanModels
 from .precision import mixed_precision
 
-#: The autoencoder's frames per latent frame after the first, and pixels per latent.
-FRAMES_PER_LATENT = 4
+#: The autoencoder's pixels per latent.
 PIXELS_PER_LATENT = 8
 #: Sides of the squares that erode the mask, in pixels.
 EROSION_PX = (2, 8)
@@ -147,14 +147,23 @@ def image_tokens(models: WanModels, frame: torch.Tensor) -> torch.Tensor:
 
 def encode_video(models: WanModels, video: torch.Tensor) -> torch.Tensor:
     """The latents of (1, 3, frames, height, width): (1, 16, latent frames, height/8, width/8)."""
-    with mixed_precision(models.device, models.dtype):
+    with mixed_precision(models.device, models.dtype), _nothing_kept(models.vae.model):
         return models.vae.single_encode(video, models.device).float()
 
 
 def decode_latents(models: WanModels, latents: torch.Tensor) -> torch.Tensor:
     """The frames of latents: (1, 3, frames, height, width) float32 in -1..1."""
-    with mixed_precision(models.device, models.dtype):
+    with mixed_precision(models.device, models.dtype), _nothing_kept(models.vae.model):
         return models.vae.single_decode(latents, models.device).float()
+
+
+@contextmanager
+def _nothing_kept(autoencoder: Any) -> Iterator[None]:
+    """Free what the autoencoder remembers of the last frames: over a gigabyte at 512 x 512."""
+    try:
+        yield
+    finally:
+        autoencoder.clear_cache()
 
 
 def frames_of(video: torch.Tensor) -> NDArray[np.uint8]:
@@ -168,7 +177,7 @@ def first_frame_latents(models: WanModels, frame: torch.Tensor, frame_count: int
     video = frame.new_zeros(1, 3, frame_count, *frame.shape[2:])
     video[:, :, 0] = frame
     latents = encode_video(models, video)
-    known = torch.zeros_like(latents[:, :FRAMES_PER_LATENT])
+    known = torch.zeros_like(latents[:, :FRAME_STEP])
     known[:, :, 0] = 1
     return torch.cat([known, latents], dim=1)
 
@@ -217,7 +226,7 @@ def prepare_inputs(
 
 def latent_frame_count(frame_count: int) -> int:
     """Latent frames of so many frames, which are 4k + 1."""
-    return (frame_count - 1) // FRAMES_PER_LATENT + 1
+    return (frame_count - 1) // FRAME_STEP + 1
 
 
 @contextmanager

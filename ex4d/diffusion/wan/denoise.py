@@ -7,7 +7,7 @@ time step that is rounded to bfloat16 alone moves the result by 15 %.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -37,6 +37,23 @@ class Guidance:
     prompt: Any
     negative: Any | None
     scale: float
+
+
+class Step(NamedTuple):
+    """Where denoising stands after a step."""
+
+    #: How many steps are done.
+    done: int
+    #: As the next step gets them, float32.
+    latents: torch.Tensor
+    #: What the step moved them along, guidance included.
+    velocity: torch.Tensor
+    #: The share of noise that is left in them.
+    noise_level: float
+
+    def denoised(self) -> torch.Tensor:
+        """The latents as they would end if the velocity were right to the end."""
+        return self.latents - self.noise_level * self.velocity
 
 
 def noise_levels(steps: int) -> torch.Tensor:
@@ -145,8 +162,7 @@ def denoise(
     guidance: Guidance,
     *,
     steps: int,
-    on_step: Callable[[int, torch.Tensor], None] = lambda done, latents: None,
-    on_estimate: Callable[[torch.Tensor], None] | None = None,
+    on_step: Callable[[Step], None] = lambda step: None,
     before_block: Callable[[], None] = lambda: None,
 ) -> torch.Tensor:
     """From noise to latents.
@@ -157,9 +173,7 @@ def denoise(
         inputs: What it is told about the condition.
         guidance: What it is told in words.
         steps: How many.
-        on_step: Told after each step how many are done, and the latents.
-        on_estimate: Given in each step what the latents would be at the end if the velocity stayed
-            as it is: the picture without its noise, as far as it is known.
+        on_step: Told after each step.
         before_block: Called before each block; may raise to stop.
 
     Returns:
@@ -179,8 +193,6 @@ def denoise(
         velocity, *negative = found
         for away in negative:
             velocity = away + guidance.scale * (velocity - away)
-        if on_estimate is not None:
-            on_estimate(latents - velocity * float(levels[step]))
         latents = latents + velocity * float(levels[step + 1] - levels[step])
         # This also waits for the card, so that progress is never ahead of it.
         if not torch.isfinite(latents).all():
@@ -189,5 +201,5 @@ def denoise(
                 "and the model's files with `ex4d models check`"
             )
             raise InputError("latents_invalid", msg)
-        on_step(step + 1, latents)
+        on_step(Step(step + 1, latents, velocity, float(levels[step + 1])))
     return latents

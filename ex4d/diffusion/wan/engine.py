@@ -2,6 +2,7 @@
 """The `ex4d` engine: a take from a condition, with EX-4D's adapter on Wan2.1-I2V-14B."""
 
 import hashlib
+import logging
 import math
 import os
 from collections.abc import Callable, Hashable, Iterator
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ex4d import trained
 from ex4d.camera import Trajectory
 from ex4d.condition import Condition
 from ex4d.diffusion.warm import WarmModels
@@ -19,7 +21,9 @@ from ex4d.protocol.documents import Ex4dSettings, UsedPart
 from ex4d.scene import Scene
 from ex4d.task import Task
 
-from . import conditioning, denoise
+from . import conditioning, denoise, memory
+from .adapter import block_count
+from .checkpoints import tensor_shapes
 from .files import (
     ADAPTER_FOLDER,
     BASE_FOLDER,
@@ -30,23 +34,17 @@ from .files import (
     models_folder,
     weights_identity,
 )
+from .latent_preview import LatentPreview
 from .loading import WanModels, load_models
+from .modes import quantises
 from .text import PromptEncoder
 
-TRAINED_SIDE_PX = 512
-TRAINED_FRAMES = 49
-MAX_FRAMES = 81
-#: Of a picture: what 720p has. The model was trained at less than half of it.
-MAX_PIXELS = 1280 * 720
-#: Sides are multiples of this: the autoencoder's 8 times the transformer's patches of 2.
-SIDE_STEP_PX = 16
 #: Steps of a step-distilled LoRA.
 DRAFT_STEPS = (1, 8)
-#: What a forward takes beside the weights: for each token, and in all.
-_BYTES_PER_TOKEN = 200_000
-_OVERHEAD_BYTES = 2 << 30
-#: The share of a processor's memory that the model may take.
-_MEMORY_SHARE = 0.8
+#: After a take for which the card was too full, the next try has so much of it.
+_SECOND_TRY_SHARE = 0.75
+
+_log = logging.getLogger(__name__)
 
 
 class WanEngine:
@@ -56,31 +54,22 @@ class WanEngine:
         settings: What it is told.
         warm: Keeps the models between jobs.
         cache: Folder of prompt embeddings; the user's own where absent.
-        make_look: Makes, of loaded models, what turns latents into a preview's (frames, height,
-            width, 3) uint8 sRGB. Where absent, no preview is shown.
 
     Raises:
-        InputError: `model_missing`, `lora_missing`, `draft_settings` or `mode_unavailable`.
+        InputError: `model_missing`, `lora_missing` or `draft_settings`.
     """
 
     name = "ex4d"
     version = "1"
     licence = LICENCE
 
-    def __init__(
-        self,
-        settings: Ex4dSettings,
-        warm: WarmModels,
-        cache: Path | None = None,
-        make_look: Callable[[WanModels], Callable[[torch.Tensor], NDArray[np.uint8]]] | None = None,
-    ) -> None:
+    def __init__(self, settings: Ex4dSettings, warm: WarmModels, cache: Path | None = None) -> None:
         from platformdirs import user_cache_path
 
         _check_mode(settings)
         self.settings = settings
         self._warm = warm
         self._cache = cache or user_cache_path("ex4d", appauthor=False) / "prompts"
-        self._make_look = make_look
         self._files = find_models(models_folder())
         for name in settings.loras:
             lora_path(self._files, name)
@@ -118,39 +107,39 @@ class WanEngine:
         """Refuse what cannot be made, before anything is rendered; see `Engine`.
 
         Raises:
-            InputError: `take_size`, `take_frames` or `memory_too_small`.
+            InputError: `take_size`, `take_frames`, `memory_too_small` or `fp8_unsupported`.
         """
         width_px, height_px = trajectory.width_px, trajectory.height_px
-        if width_px % SIDE_STEP_PX or height_px % SIDE_STEP_PX:
-            nearest = " x ".join(
-                str(max(1, round(side / SIDE_STEP_PX)) * SIDE_STEP_PX)
-                for side in (width_px, height_px)
-            )
+        if width_px % trained.SIDE_STEP_PX or height_px % trained.SIDE_STEP_PX:
+            nearest = " x ".join(map(str, trained.nearest_size_px(width_px, height_px)))
             msg = (
-                f"expected a picture whose sides are multiples of {SIDE_STEP_PX} px, found "
+                f"expected a picture whose sides are multiples of {trained.SIDE_STEP_PX} px, found "
                 f"{width_px} x {height_px}; {nearest} is the nearest"
             )
             raise InputError("take_size", msg)
-        if width_px * height_px > MAX_PIXELS:
+        if width_px * height_px > trained.MAX_PIXELS:
             msg = (
-                f"expected a picture of at most {MAX_PIXELS} pixels, found {width_px} x "
+                f"expected a picture of at most {trained.MAX_PIXELS} pixels, found {width_px} x "
                 f"{height_px}; the model was trained at 512 x 512: choose a smaller size"
             )
             raise InputError("take_size", msg)
         count = len(trajectory)
-        if count > MAX_FRAMES or count % conditioning.FRAMES_PER_LATENT != 1:
-            nearest = min(MAX_FRAMES, max(1, round((count - 1) / 4) * 4 + 1))
+        if count != trained.fitting_frame_count(count):
             msg = (
-                f"expected 4k + 1 frames, at most {MAX_FRAMES}, found {count}; {nearest} is the "
-                "nearest"
+                f"expected 4k + 1 frames, at most {trained.MAX_FRAMES}, found {count}; "
+                f"{trained.fitting_frame_count(count)} are the most that fit"
             )
             raise InputError("take_frames", msg)
-        _check_memory(self._files, self._device, self._dtype, trajectory)
-        if (width_px, height_px, count) == (TRAINED_SIDE_PX, TRAINED_SIDE_PX, TRAINED_FRAMES):
+        self._memory_cap(_token_count(len(trajectory), height_px, width_px))
+        if (width_px, height_px, count) == (
+            trained.SIDE_PX,
+            trained.SIDE_PX,
+            trained.FRAMES,
+        ):
             return ()
         note = (
             f"made at {width_px} x {height_px}, {count} frames; the model was trained at "
-            f"{TRAINED_SIDE_PX} x {TRAINED_SIDE_PX}, {TRAINED_FRAMES} frames"
+            f"{trained.SIDE_PX} x {trained.SIDE_PX}, {trained.FRAMES} frames"
         )
         return (note,)
 
@@ -167,20 +156,59 @@ class WanEngine:
         yield from self._make(condition, task)
 
     def _make(self, condition: Condition, task: Task) -> NDArray[np.uint8]:
+        """The frames; where the card turns out too full, once more with less of it."""
+        tokens = _token_count(*condition.mask.shape)
+        cap_bytes = self._memory_cap(tokens)
         try:
-            with torch.no_grad():
-                embeddings = self._embed_prompts(task)
-                with self._warm.borrow(self._key(), lambda: self._load(task)) as models:
-                    return self._denoise(models, condition, embeddings, task)
+            return self._attempt(condition, tokens, cap_bytes, task)
+        except torch.OutOfMemoryError:
+            self._warm.free()
+        smaller_bytes = int(_SECOND_TRY_SHARE * self._memory_bytes())
+        _log.warning("out of memory: once more with at most %.1f GiB", smaller_bytes / 2**30)
+        try:
+            return self._attempt(condition, tokens, smaller_bytes, task)
         except torch.OutOfMemoryError as error:
             self._warm.free()
             msg = (
-                "expected enough memory on the card for this take, found it full; choose a "
+                "expected enough memory on the card for this take, found it full twice; choose a "
                 f"smaller size or fewer frames ({str(error).splitlines()[0][:200]})"
             )
             raise InputError("out_of_memory", msg) from error
 
-    def _key(self) -> Hashable:
+    def _attempt(
+        self, condition: Condition, tokens: int, cap_bytes: int | None, task: Task
+    ) -> NDArray[np.uint8]:
+        # Without a cap the models are the same for every size.
+        plan = (None, 0) if cap_bytes is None else (cap_bytes, tokens)
+        with torch.no_grad():
+            embeddings = self._embed_prompts(task)
+            with self._warm.borrow(
+                (*self._key(), *plan), lambda: self._load(*plan, task)
+            ) as models:
+                return self._denoise(models, condition, embeddings, task)
+
+    def _memory_cap(self, tokens: int) -> int | None:
+        """How much of the card a take may have; None where everything fits.
+
+        Raises:
+            InputError: `memory_too_small` or `fp8_unsupported`.
+        """
+        is_quantised = quantises(self.settings.mode, self._device)
+        return memory.plan(
+            memory.Transformer(_dit_bytes(self._files, self._dtype), _block_count(self._files)),
+            tokens,
+            is_quantised=is_quantised,
+            card_bytes=self._memory_bytes() if self._device.type == "cuda" else None,
+            main_bytes=_main_memory_bytes(),
+        )
+
+    def _memory_bytes(self) -> float:
+        """Of the device."""
+        if self._device.type == "cuda":
+            return float(torch.cuda.get_device_properties(self._device).total_memory)
+        return _main_memory_bytes()
+
+    def _key(self) -> tuple[Hashable, ...]:
         """Tells the models of one job from those of another: mode, files, and when they changed."""
         loras = [lora_path(self._files, name) for name in self.settings.loras]
         changed = [path.stat().st_mtime_ns for path in (*self._files.all_paths(), *loras)]
@@ -191,10 +219,13 @@ class WanEngine:
         prompts = [self.settings.prompt]
         if self.settings.guidance > 1:
             prompts.append(self.settings.negative_prompt)
-        encoder = PromptEncoder(self._files, self._cache, device=self._device, dtype=self._dtype)
+        path = self._files.text_encoder
+        fits = path.stat().st_size + memory.OVERHEAD_BYTES < self._memory_bytes()
+        device = self._device if fits else torch.device("cpu")
+        encoder = PromptEncoder(self._files, self._cache, device=device, dtype=self._dtype)
 
         def before_loading() -> None:
-            if not self._has_room_for(self._files.text_encoder):
+            if not self._has_room_for(path):
                 self._warm.free()
             task.step("reading the prompt", 0, 1)
 
@@ -205,14 +236,17 @@ class WanEngine:
         if self._device.type != "cuda":
             return True
         free_bytes, _ = torch.cuda.mem_get_info(self._device)
-        return free_bytes > path.stat().st_size + _OVERHEAD_BYTES
+        return free_bytes > path.stat().st_size + memory.OVERHEAD_BYTES
 
-    def _load(self, task: Task) -> WanModels:
+    def _load(self, cap_bytes: int | None, tokens: int, task: Task) -> WanModels:
         return load_models(
             self._files,
             device=self._device,
             dtype=self._dtype,
             loras=self.settings.loras,
+            mode=self.settings.mode,
+            tokens=tokens,
+            memory_cap_bytes=cap_bytes,
             on_tensor=lambda done, total: task.step("loading", done, total),
         )
 
@@ -234,9 +268,17 @@ class WanEngine:
         guidance = denoise.Guidance(
             contexts[0], contexts[1] if len(contexts) > 1 else None, settings.guidance
         )
-        look = None
-        if self._make_look is not None and task.wants_previews:
-            look = self._make_look(models)
+        preview = None
+        if task.wants_previews:
+            preview = LatentPreview.fit(
+                lambda clip: conditioning.encode_video(models, clip), models.device
+            )
+
+        def on_step(step: denoise.Step) -> None:
+            task.step("denoising", step.done, settings.steps)
+            if preview is not None:
+                task.show(preview.frames(step.denoised()))
+
         task.step("denoising", 0, settings.steps)
         latents = denoise.denoise(
             models,
@@ -244,10 +286,11 @@ class WanEngine:
             inputs,
             guidance,
             steps=settings.steps,
-            on_step=lambda done, latents: task.step("denoising", done, settings.steps),
-            on_estimate=None if look is None else lambda latents: task.show(look(latents)),
+            on_step=on_step,
             before_block=task.check,
         )
+        # Where memory is short, the autoencoder needs what the transformer held.
+        models.blocks.park()
         total = latents.shape[2]
         report = reporter("decoding")
         with conditioning.watched(models.vae.model.decoder, lambda done: report(done, total)):
@@ -255,9 +298,6 @@ class WanEngine:
 
 
 def _check_mode(settings: Ex4dSettings) -> None:
-    if settings.mode == "fast":
-        msg = "expected the mode exact or draft, found fast, which is not there yet"
-        raise InputError("mode_unavailable", msg)
     if settings.mode == "draft":
         least, most = DRAFT_STEPS
         if not settings.loras or settings.guidance != 1 or not least <= settings.steps <= most:
@@ -269,36 +309,23 @@ def _check_mode(settings: Ex4dSettings) -> None:
             raise InputError("draft_settings", msg)
 
 
-def _check_memory(
-    files: ModelFiles, device: torch.device, dtype: torch.dtype, trajectory: Trajectory
-) -> None:
-    """Refuse a take that cannot fit, by the sizes of the files.
+def _token_count(frame_count: int, height_px: int, width_px: int) -> int:
+    """Of the transformer, for a take of this size."""
+    rows, columns = height_px // trained.SIDE_STEP_PX, width_px // trained.SIDE_STEP_PX
+    return conditioning.latent_frame_count(frame_count) * rows * columns
 
-    Raises:
-        InputError: `memory_too_small`.
-    """
+
+def _dit_bytes(files: ModelFiles, dtype: torch.dtype) -> int:
+    """Of the transformer's weights in a type, by the sizes of its files."""
     stored_bytes = sum(path.stat().st_size for path in files.dit)
     # Published files are in float32, converted ones in bfloat16.
     stored_type = torch.float32 if files.adapter is not None else torch.bfloat16
-    weights_bytes = stored_bytes * dtype.itemsize // stored_type.itemsize
-    tokens = (
-        conditioning.latent_frame_count(len(trajectory))
-        * (trajectory.width_px // SIDE_STEP_PX)
-        * (trajectory.height_px // SIDE_STEP_PX)
-    )
-    needed_bytes = weights_bytes + tokens * _BYTES_PER_TOKEN + _OVERHEAD_BYTES
-    if device.type == "cuda":
-        where = "on the card"
-        found_bytes = torch.cuda.get_device_properties(device).total_memory
-    else:
-        where = "in this machine, which has no CUDA card"
-        found_bytes = _MEMORY_SHARE * _main_memory_bytes()
-    if needed_bytes > found_bytes:
-        msg = (
-            f"expected about {needed_bytes / 2**30:.0f} GiB {where} for this take, found "
-            f"{found_bytes / 2**30:.0f}; use a server with a larger card, or a smaller size"
-        )
-        raise InputError("memory_too_small", msg)
+    return stored_bytes * dtype.itemsize // stored_type.itemsize
+
+
+def _block_count(files: ModelFiles) -> int:
+    names = (name for path in files.dit for name in tensor_shapes(path))
+    return block_count(dict.fromkeys(names, ()))
 
 
 def _main_memory_bytes() -> float:

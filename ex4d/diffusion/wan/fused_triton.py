@@ -1,0 +1,187 @@
+# pyright: reportMissingImports=false, reportIndexIssue=false, reportPossiblyUnboundVariable=false
+# ruff: noqa: PLR0913 - kernels take their pointers one by one
+"""The functions of `fused` as Triton kernels: each program holds a row at a time in registers.
+
+A few programs a multiprocessor go through all rows, so that what is the same for every row is read
+once by each.
+"""
+
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .fused import FP8, FP8_LARGEST, FP8_SMALLEST_AMPLITUDE
+
+_LARGEST = tl.constexpr(FP8_LARGEST)
+_SMALLEST = tl.constexpr(FP8_SMALLEST_AMPLITUDE)
+
+
+class _Shape(NamedTuple):
+    """How a kernel is spread over the card; found by measuring on an H200."""
+
+    numbers_per_thread: int
+    programs_per_multiprocessor: int
+    #: Rows on their way from memory at a time.
+    stages: int
+
+
+_QUANTISE = _Shape(32, 8, 3)
+_ADD_NORM = _Shape(16, 2, 3)
+_NORM = _Shape(32, 8, 3)
+_NORM_ROTATE = _Shape(16, 4, 1)
+
+
+@triton.jit
+def _store_row(row, values, mask, offsets, out_ptr, scale_ptr, quantised: tl.constexpr):
+    if quantised:
+        # What lies outside the row is 0.
+        amplitude = tl.maximum(tl.max(tl.abs(values), axis=0), _SMALLEST)
+        values = values * (_LARGEST / amplitude)
+        values = tl.minimum(tl.maximum(values, -_LARGEST), _LARGEST)
+        tl.store(scale_ptr + row, amplitude / _LARGEST)
+    tl.store(out_ptr + offsets, values.to(out_ptr.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def _quantise_kernel(
+    values_ptr, other_ptr, out_ptr, scale_ptr, rows, columns,
+    has_other: tl.constexpr, activated: tl.constexpr,
+    block: tl.constexpr, stages: tl.constexpr,
+):  # fmt: skip
+    column = tl.arange(0, block)
+    mask = column < columns
+    for row in tl.range(tl.program_id(0), rows, tl.num_programs(0), num_stages=stages):
+        offsets = row * columns + column
+        values = tl.load(values_ptr + offsets, mask=mask, other=0.0).to(tl.float32)
+        if has_other:
+            values += tl.load(other_ptr + offsets, mask=mask, other=0.0).to(tl.float32)
+        if activated:
+            # x / 2 (1 + tanh z) = x sigmoid(2 z)
+            z = 0.7978845608028654 * (values + 0.044715 * values * values * values)
+            values = values * tl.sigmoid(2.0 * z)
+        _store_row(row, values, mask, offsets, out_ptr, scale_ptr, True)
+
+
+@triton.jit
+def _add_norm_kernel(
+    tokens_ptr, update_ptr, gate_ptr, weight_ptr, bias_ptr, out_ptr, scale_ptr, rows, columns,
+    epsilon,
+    has_update: tl.constexpr, has_gate: tl.constexpr, quantised: tl.constexpr,
+    block: tl.constexpr, stages: tl.constexpr,
+):  # fmt: skip
+    column = tl.arange(0, block)
+    mask = column < columns
+    weight = tl.load(weight_ptr + column, mask=mask, other=0.0)
+    bias = tl.load(bias_ptr + column, mask=mask, other=0.0)
+    if has_gate:
+        gate = tl.load(gate_ptr + column, mask=mask, other=0.0)
+    for row in tl.range(tl.program_id(0), rows, tl.num_programs(0), num_stages=stages):
+        offsets = row * columns + column
+        tokens = tl.load(tokens_ptr + offsets, mask=mask, other=0.0)
+        if has_update:
+            update = tl.load(update_ptr + offsets, mask=mask, other=0.0).to(tl.float32)
+            if has_gate:
+                update *= gate
+            tokens += update
+            tl.store(tokens_ptr + offsets, tokens, mask=mask)
+        mean = tl.sum(tokens, axis=0) / columns
+        centred = tl.where(mask, tokens - mean, 0.0)
+        variance = tl.sum(centred * centred, axis=0) / columns
+        values = centred * tl.rsqrt(variance + epsilon) * weight + bias
+        _store_row(row, values, mask, offsets, out_ptr, scale_ptr, quantised)
+
+
+@triton.jit
+def _norm_rotate_kernel(
+    values_ptr, weight_ptr, table_ptr, out_ptr, rows, columns, epsilon,
+    has_table: tl.constexpr, head_size: tl.constexpr,
+    block: tl.constexpr, stages: tl.constexpr,
+):  # fmt: skip
+    column = tl.arange(0, block)
+    mask = column < columns
+    weight = tl.load(weight_ptr + column, mask=mask, other=0.0).to(tl.float32)
+    for row in tl.range(tl.program_id(0), rows, tl.num_programs(0), num_stages=stages):
+        offsets = row * columns + column
+        values = tl.load(values_ptr + offsets, mask=mask, other=0.0).to(tl.float32)
+        factor = tl.rsqrt(tl.sum(values * values, axis=0) / columns + epsilon)
+        values = values * factor * weight
+        if has_table:
+            # The table is small enough for the cache, and every head reads the same row of it.
+            place = row * head_size + column % head_size
+            cos = tl.load(table_ptr + place, mask=mask, other=0.0)
+            sin = tl.load(table_ptr + rows * head_size + place, mask=mask, other=0.0)
+            first, second = tl.split(tl.reshape(values, (block // 2, 2)))
+            swapped = tl.reshape(tl.join(second, first), (block,))
+            values = values * cos + swapped * sin
+        tl.store(out_ptr + offsets, values.to(out_ptr.dtype.element_ty), mask=mask)
+
+
+def _launch(
+    shape: _Shape, rows: int, columns: int, device: torch.device
+) -> tuple[tuple[int], dict[str, int]]:
+    """Grid and options of a kernel over rows."""
+    block = triton.next_power_of_2(columns)
+    processors = torch.cuda.get_device_properties(device).multi_processor_count
+    options = {
+        "block": block,
+        "stages": shape.stages,
+        "num_warps": min(32, max(1, block // (32 * shape.numbers_per_thread))),
+    }
+    return (min(rows, processors * shape.programs_per_multiprocessor),), options
+
+
+def _contiguous(*tensors: Tensor | None) -> list[Tensor | None]:
+    return [None if tensor is None else tensor.contiguous() for tensor in tensors]
+
+
+def quantise(values: Tensor, other: Tensor | None, *, activated: bool) -> tuple[Tensor, Tensor]:
+    """`fused.quantise_rows`."""
+    rows, columns = values.shape
+    values, other = _contiguous(values, other)
+    out = torch.empty((rows, columns), dtype=FP8, device=values.device)
+    scale = torch.empty((rows, 1), dtype=torch.float32, device=values.device)
+    grid, options = _launch(_QUANTISE, rows, columns, values.device)
+    _quantise_kernel[grid](
+        values, other, out, scale, rows, columns, other is not None, activated, **options
+    )
+    return out, scale
+
+
+def add_norm(
+    tokens: Tensor,
+    update: Tensor | None,
+    gate: Tensor | None,
+    weight: Tensor,
+    bias: Tensor,
+    epsilon: float,
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor | None]:
+    """`fused.add_and_normalise`."""
+    rows, columns = tokens.shape
+    update, gate, weight, bias = _contiguous(update, gate, weight, bias)
+    quantised = dtype is FP8
+    out = torch.empty((rows, columns), dtype=dtype, device=tokens.device)
+    scale = torch.empty((rows, 1), dtype=torch.float32, device=tokens.device) if quantised else None
+    grid, options = _launch(_ADD_NORM, rows, columns, tokens.device)
+    _add_norm_kernel[grid](
+        tokens, update, gate, weight, bias, out, scale, rows, columns, epsilon,
+        update is not None, gate is not None, quantised, **options,
+    )  # fmt: skip
+    return out, scale
+
+
+def norm_rotate(values: Tensor, weight: Tensor, epsilon: float, table: Tensor | None) -> Tensor:
+    """`fused.normalise_heads`."""
+    rows, columns = values.shape
+    values, weight, table = _contiguous(values, weight, table)
+    out = torch.empty((rows, columns), dtype=values.dtype, device=values.device)
+    head_size = 1 if table is None else table.shape[-1]
+    shape = _NORM if table is None else _NORM_ROTATE
+    grid, options = _launch(shape, rows, columns, values.device)
+    _norm_rotate_kernel[grid](
+        values, weight, table, out, rows, columns, epsilon, table is not None, head_size, **options
+    )
+    return out

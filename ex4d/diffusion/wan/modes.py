@@ -1,0 +1,209 @@
+# pyright: reportMissingImports=false
+"""The modes that a user can name, and what each does to the DiT.
+
+| mode | linear layers of the blocks | meant for |
+|---|---|---|
+| exact | bfloat16 | final takes: the reference's numbers within rounding |
+| fast | e4m3 (`fp8`) | most takes |
+| draft | e4m3, bfloat16 on older cards | a step-distilled LoRA: few steps, no guidance |
+
+Any of them can be held under a limit of memory: then weights are streamed (`streaming`).
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from ex4d.errors import InputError
+
+from .attention import Attention, choose_attention
+from .blocks import (
+    ContextHeads,
+    Residual,
+    attend_to_context,
+    attend_to_itself,
+    context_tensors,
+    project_context,
+    step_tensors,
+)
+from .fp8 import check_card, has_products, quantise_block
+from .rotary import real_table
+from .streaming import ResidentBlocks, StreamedBlocks, all_tensors
+
+Mode = Literal["exact", "fast", "draft"]
+MODES: tuple[Mode, ...] = get_args(Mode)
+#: What a block's forward pass takes on the card beside its weights, per token.
+#: Measured with `ex4d bench generate`.
+_ACTIVATION_BYTES_PER_TOKEN = 200_000
+#: CUDA itself, its libraries' workspaces and what the allocator cannot use.
+_OVERHEAD_BYTES = 1 << 30
+#: CLIP's of the first frame and the prompt's, which is always padded to 512.
+_CONTEXT_TOKENS = 257 + 512
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PreparedDit:
+    """A DiT made ready to denoise.
+
+    Attributes:
+        mode: What was asked for.
+        attention: What the blocks attend by.
+        device: Where they compute.
+    """
+
+    mode: Mode
+    attention: Attention
+    device: torch.device
+    _steps: ResidentBlocks | StreamedBlocks
+    _contexts: ResidentBlocks | StreamedBlocks
+
+    def project_context(self, context: Tensor) -> list[ContextHeads]:
+        """Keys and values of every block's cross-attention: once a take and CFG branch.
+
+        Args:
+            context: (1, 257 + prompt tokens, channels): first frame, then prompt, embedded.
+        """
+        with torch.autocast(self.device.type, enabled=False):
+            heads = [project_context(block, context) for block in self._contexts]
+        self._contexts.park()
+        return heads
+
+    def run_blocks(
+        self,
+        branches: list[Tensor],
+        contexts: list[list[ContextHeads]],
+        modulation: Tensor,
+        table: Tensor,
+        *,
+        before_block: Callable[[], None] = lambda: None,
+    ) -> list[Tensor]:
+        """All blocks over one or both CFG branches; a streamed block is fetched once for both.
+
+        Args:
+            branches: (1, tokens, channels) each; the same tensor twice saves a little.
+            contexts: From `project_context`, one list a branch.
+            modulation: (1, 6, channels) float32 from the time embedding.
+            table: From `denoise.rotary_table`, on the device.
+            before_block: Called before each block for each branch; may raise, to cancel.
+
+        Returns:
+            The branches after the last block, float32.
+        """
+        turns = real_table(table)
+        # The blocks say themselves what is in which type.
+        with torch.autocast(self.device.type, enabled=False):
+            residuals = [Residual(branch) for branch in branches]
+            # Branches differ in their context alone: what comes before it is done once.
+            alike = all(branch is branches[0] for branch in branches)
+            for index, block in enumerate(self._steps):
+                for branch, residual in enumerate(residuals):
+                    before_block()
+                    if index == 0 and branch > 0 and alike:
+                        residuals[branch] = residuals[0].copy()
+                    else:
+                        attend_to_itself(block, residual, modulation, turns, self.attention)
+                for residual, context in zip(residuals, contexts, strict=True):
+                    attend_to_context(block, residual, context[index], modulation, self.attention)
+        return [residual.tokens() for residual in residuals]
+
+    def park(self) -> None:
+        """Where memory is limited, free what the DiT holds for another stage."""
+        self._steps.park()
+
+    def close(self) -> None:
+        """Free pinned main memory."""
+        self._steps.close()
+        self._contexts.close()
+
+
+def prepare(
+    dit: nn.Module,
+    mode: Mode,
+    device: torch.device,
+    *,
+    tokens: int,
+    memory_cap_bytes: int | None = None,
+    attention: str | None = None,
+) -> PreparedDit:
+    """Make a DiT ready, in place.
+
+    Args:
+        dit: diffsynth's `WanModel`, on any device, its adapter fused; its blocks in bfloat16 (or
+            float32, for tests).
+        mode: One of `MODES`.
+        device: Where to compute.
+        tokens: Of the longest video, which decides what must be left free under a cap.
+        memory_cap_bytes: For everything on the card, where given.
+        attention: See `choose_attention`.
+
+    Raises:
+        InputError: `mode_unknown`, `fp8_unsupported`, `attention_unavailable`, `memory_cap`.
+    """
+    if mode not in MODES:
+        raise InputError("mode_unknown", f"expected a mode of {', '.join(MODES)}, found {mode!r}")
+    is_quantised = quantises(mode, device)
+    dtype = dit.blocks[0].self_attn.q.weight.dtype
+    chosen = choose_attention(device, dtype, attention)
+    dit.requires_grad_(requires_grad=False)
+    for name, child in dit.named_children():
+        if name != "blocks":
+            child.to(device)
+    if is_quantised:
+        for block in dit.blocks:
+            home = block.modulation.device
+            # The card quantises far faster than the processor.
+            quantise_block(block.to(device))
+            block.to(home if memory_cap_bytes is not None else device)
+    steps, contexts = _place(dit.blocks, device, tokens, memory_cap_bytes)
+    return PreparedDit(mode, chosen, device, steps, contexts)
+
+
+def quantises(mode: Mode, device: torch.device) -> bool:
+    """Whether a mode's linear layers are in e4m3 on a device.
+
+    Raises:
+        InputError: `fp8_unsupported` if `fast` is asked of a device that has none.
+    """
+    if mode == "fast":
+        check_card(device)
+    return mode != "exact" and has_products(device)
+
+
+def _place(
+    blocks: nn.ModuleList, device: torch.device, tokens: int, memory_cap_bytes: int | None
+) -> tuple[ResidentBlocks | StreamedBlocks, ResidentBlocks | StreamedBlocks]:
+    """The blocks for the steps, and the same for the context, where their weights shall be."""
+    if memory_cap_bytes is None:
+        resident = ResidentBlocks(blocks, device)
+        return resident, resident
+    limit_bytes = memory_cap_bytes - _needed_beside_blocks(blocks, device, tokens)
+    steps = StreamedBlocks(blocks, device, limit_bytes, tensors_of=step_tensors)
+    if limit_bytes < steps.smallest_bytes:
+        steps.close()
+        missing = (steps.smallest_bytes - limit_bytes) / 2**30
+        msg = (
+            f"expected at least {memory_cap_bytes / 2**30 + missing:.1f} GiB for this mode and "
+            f"size, found {memory_cap_bytes / 2**30:.1f}; choose fast, or a smaller video"
+        )
+        raise InputError("memory_cap", msg)
+    contexts = StreamedBlocks(blocks, device, 0, tensors_of=context_tensors)
+    _log.info("streaming %d of %d blocks", len(steps.streamed), len(blocks))
+    return steps, contexts
+
+
+def _needed_beside_blocks(blocks: nn.ModuleList, device: torch.device, tokens: int) -> int:
+    """Bytes on the card beside the blocks' weights while two branches denoise."""
+    key = blocks[0].cross_attn.k
+    # Key and value of each block and branch.
+    heads_bytes = 4 * len(blocks) * _CONTEXT_TOKENS * key.out_features * key.weight.element_size()
+    other_bytes = 0
+    if device.type == "cuda":
+        own_bytes = sum(tensor.nbytes for tensor in all_tensors(blocks) if tensor.is_cuda)
+        other_bytes = torch.cuda.memory_allocated(device) - own_bytes
+    return other_bytes + _OVERHEAD_BYTES + heads_bytes + tokens * _ACTIVATION_BYTES_PER_TOKEN
