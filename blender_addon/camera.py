@@ -103,16 +103,10 @@ def intrinsics_px(
             "made with straight rays through one point; set the camera's type to Perspective"
         )
         raise InputError("camera_type", message)
-    # Lengths across the image are measured in widths of a pixel, which may not be square.
-    tallness = render.pixel_aspect_y / render.pixel_aspect_x
-    is_wide = {
-        "AUTO": width_px >= height_px * tallness,
-        "HORIZONTAL": True,
-        "VERTICAL": False,
-    }[camera.sensor_fit]
     # AUTO takes the sensor's width for the longer side, whichever it is.
     sensor_mm = camera.sensor_height if camera.sensor_fit == "VERTICAL" else camera.sensor_width
-    side_px = width_px if is_wide else height_px * tallness
+    side_px = fitted_side_px(camera, render, width_px, height_px)
+    tallness = render.pixel_aspect_y / render.pixel_aspect_x
     fx_px = camera.lens / sensor_mm * side_px
     return (
         fx_px,
@@ -120,6 +114,22 @@ def intrinsics_px(
         width_px / 2 - camera.shift_x * side_px,
         height_px / 2 + camera.shift_y * side_px / tallness,
     )
+
+
+def fitted_side_px(
+    camera: bpy.types.Camera, render: bpy.types.RenderSettings, width_px: int, height_px: int
+) -> float:
+    """The side of an image that the camera's sensor covers, in widths of a pixel.
+
+    Pixels may not be square; only their aspect is taken from `render`.
+    """
+    tallness = render.pixel_aspect_y / render.pixel_aspect_x
+    is_wide = {
+        "AUTO": width_px >= height_px * tallness,
+        "HORIZONTAL": True,
+        "VERTICAL": False,
+    }[camera.sensor_fit]
+    return width_px if is_wide else height_px * tallness
 
 
 def _pose_in_shot(camera: bpy.types.Object, shot: bpy.types.Object) -> Matrix:

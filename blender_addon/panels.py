@@ -211,6 +211,7 @@ class EX4D_PT_generate(_Sidebar, bpy.types.Panel):
         layout.prop(settings, "seed")
         if settings.engine == "ex4d":
             _draw_model(layout, settings)
+        layout.prop(settings, "show_preview")
         try:
             draw_text(layout, take_text(context, shot))
         except InputError as error:

@@ -11,7 +11,7 @@ import time
 import bpy
 from bpy.app.handlers import persistent
 
-from . import imports, preferences, runtime, scene_jobs
+from . import imports, preferences, preview, runtime, scene_jobs
 from ._vendor.client import ConnectionState
 from .runtime import Runtime
 
@@ -40,11 +40,12 @@ def tick() -> float | None:
         preferences.get(bpy.context).remember(paired)
         bpy.context.preferences.is_dirty = True
     changed = current.jobs.advance(current.connection) or changed
-    # A render reads the data that an import writes.
+    # A render reads the data that is written here.
     if not bpy.app.is_job_running("RENDER"):
         changed = imports.advance(current.jobs, current.imports, deadline_s) or changed
         if changed:
             scene_jobs.store()
+        current.previews.advance(current.jobs)
     if changed:
         redraw()
     return _pause_s(current)
@@ -106,6 +107,8 @@ def _on_timer() -> float | None:
 @persistent
 def _on_load(_path: str) -> None:
     """Another file: what the last one waited for goes on at the server, its imports end here."""
+    # A file that Blender saved by itself may hold one.
+    preview.remove_all()
     current = runtime.peek()
     if current is not None:
         current.imports.clear()
@@ -116,6 +119,8 @@ def _on_load(_path: str) -> None:
 @persistent
 def _before_save(_path: str) -> None:
     scene_jobs.store()
+    # The next tick shows it again.
+    preview.remove_all()
 
 
 @persistent
@@ -125,15 +130,28 @@ def _after_save(_path: str) -> None:
         current.jobs.drop_ended_records()
 
 
+@persistent
+def _around_undo(_scene: bpy.types.Scene) -> None:
+    """Before a step, so that it leaves nothing half shown; after it, since it may bring some back.
+
+    The next tick shows again what still runs.
+    """
+    preview.remove_all()
+
+
 _HANDLERS = (
     (bpy.app.handlers.load_post, _on_load),
     (bpy.app.handlers.save_pre, _before_save),
     (bpy.app.handlers.save_post, _after_save),
+    (bpy.app.handlers.undo_pre, _around_undo),
+    (bpy.app.handlers.undo_post, _around_undo),
+    (bpy.app.handlers.redo_pre, _around_undo),
+    (bpy.app.handlers.redo_post, _around_undo),
 )
 
 
 def register() -> None:
-    """Listen to files being opened and saved; the timer starts with the first connection."""
+    """Listen to loading, saving and undo; the timer starts with the first connection."""
     for handlers, handler in _HANDLERS:
         handlers.append(handler)
 

@@ -8,6 +8,7 @@ from ._vendor.client import KeyPair
 from .connection import Connection
 from .imports import SceneImport
 from .jobs import JobBoard
+from .preview import PreviewPlayer
 
 
 @dataclass
@@ -18,6 +19,7 @@ class Runtime:
     jobs: JobBoard
     #: Scenes on their way into Blender, the first being worked on.
     imports: list[SceneImport] = field(default_factory=list)
+    previews: PreviewPlayer = field(default_factory=PreviewPlayer)
 
 
 _runtime: Runtime | None = None

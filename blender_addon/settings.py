@@ -207,6 +207,14 @@ class EX4D_PG_generate(bpy.types.PropertyGroup):
         options=set(),
     )
 
+    show_preview: bpy.props.BoolProperty(
+        name="Show Preview",
+        description="Show what the take looks like so far in front of the shot's camera while the "
+        "server makes it",
+        default=True,
+        options=set(),
+    )
+
     def engine_settings(self) -> PreviewSettings | Ex4dSettings:
         """The same as the protocol says it.
 

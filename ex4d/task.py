@@ -1,9 +1,15 @@
-"""Progress and cancellation of long work, in one object that every long function takes."""
+"""Progress, previews and cancellation of long work: one object that every long function takes."""
+
+from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from .errors import CancelledError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 class Progress(NamedTuple):
@@ -29,15 +35,23 @@ class Task:
     Args:
         report: Called with each `Progress`; must be quick.
         is_cancelled: Asked at each step; true ends the work with `CancelledError`.
+        show: Given each moving preview; must be quick. None: nobody looks at previews.
     """
 
     def __init__(
         self,
         report: Callable[[Progress], None] = _ignore,
         is_cancelled: Callable[[], bool] = _never,
+        show: Callable[[NDArray[np.uint8]], None] | None = None,
     ) -> None:
         self._report = report
         self._is_cancelled = is_cancelled
+        self._show = show
+
+    @property
+    def wants_previews(self) -> bool:
+        """Whether anybody looks at previews, which need not be made otherwise."""
+        return self._show is not None
 
     def check(self) -> None:
         """End the work here if that was asked for, between two steps.
@@ -56,3 +70,12 @@ class Task:
         """
         self.check()
         self._report(Progress(stage, done, total))
+
+    def show(self, frames: NDArray[np.uint8]) -> None:
+        """Show what the shot looks like so far; each preview takes the place of the one before.
+
+        Args:
+            frames: (frames, height, width, 3) uint8 sRGB, far smaller than the shot.
+        """
+        if self._show is not None:
+            self._show(frames)

@@ -6,7 +6,7 @@ Blender extension as it stands.
 
 from ..protocol.link import Endpoint
 from .client import Client, run_until
-from .jobs import JobPhase, RemoteJob
+from .jobs import JobPhase, Preview, RemoteJob
 from .keys import KeyPair
 from .session import ConnectionState
 
@@ -16,6 +16,7 @@ __all__ = [
     "Endpoint",
     "JobPhase",
     "KeyPair",
+    "Preview",
     "RemoteJob",
     "run_until",
 ]

@@ -21,6 +21,7 @@ from ..errors import Ex4dError, InputError, ProtocolError, TransferError
 from ..protocol.documents import FileRef
 from ..protocol.link import Endpoint
 from ..protocol.messages import (
+    MAX_CHUNK_BYTES,
     BlobChunk,
     BlobCredit,
     BlobDone,
@@ -32,6 +33,8 @@ from ..protocol.messages import (
     JobEvent,
     JobList,
     JobListRequest,
+    JobPreview,
+    JobPreviewTaken,
     JobRequest,
     JobSubmit,
     JobWatch,
@@ -40,7 +43,7 @@ from ..protocol.messages import (
     Welcome,
 )
 from .downloads import Download, Downloads
-from .jobs import JobPhase, RemoteJob
+from .jobs import JobPhase, Preview, RemoteJob
 from .keys import KeyPair
 from .session import ConnectionState, Session
 from .slices import Budget, Pace, Source, hash_source
@@ -82,6 +85,8 @@ class _Job:
     offers: int = 0
     #: Newest event.
     seq: int = -1
+    #: Of the newest preview.
+    preview_seq: int = -1
     is_cancel_wanted: bool = False
     download: Download | None = None
 
@@ -445,8 +450,9 @@ class Client:
             case JobAccepted():
                 self._note_accepted(message)
             case JobEvent():
-                for job in [job for job in self._jobs if job.remote.job_id == message.job_id]:
-                    self._note_event(job, message)
+                self._note_event(message)
+            case JobPreview():
+                self._note_preview(message, received.payload)
             case JobList():
                 callback = self._listings.pop(message.in_reply_to, None)
                 if callback is not None:
@@ -456,6 +462,10 @@ class Client:
 
     def _asking(self, request_id: str) -> _Job | None:
         return next((job for job in self._jobs if job.asked_id == request_id), None)
+
+    def _called(self, job_id: str) -> list[_Job]:
+        """A job may be followed more than once."""
+        return [job for job in self._jobs if job.remote.job_id == job_id]
 
     def _note_want(self, want: BlobWant) -> None:
         job = self._asking(want.in_reply_to)
@@ -504,12 +514,18 @@ class Client:
         else:
             self._enter(job, JobPhase.QUEUED)
 
-    def _note_event(self, job: _Job, event: JobEvent) -> None:
+    def _note_event(self, event: JobEvent) -> None:
+        for job in self._called(event.job_id):
+            self._advance(job, event)
+
+    def _advance(self, job: _Job, event: JobEvent) -> None:
         remote = job.remote
         if event.seq <= job.seq or event.attempt < remote.attempt or job.download is not None:
             return
         job.seq = event.seq
         job.asked_id = ""
+        if event.attempt != remote.attempt:
+            remote.preview = None
         remote.attempt = event.attempt
         if event.state == "failed":
             self._fail(job, Ex4dError(event.error_code, event.error_message))
@@ -523,6 +539,22 @@ class Client:
             remote.stage = event.stage
             remote.fraction = min(1.0, event.done / event.total) if event.total else 0.0
             remote.eta_s = event.eta_s
+
+    def _note_preview(self, message: JobPreview, pixels: memoryview) -> None:
+        if len(pixels) != message.size_bytes or len(pixels) > MAX_CHUNK_BYTES:
+            text = (
+                f"expected {message.size_bytes} bytes of a preview, at most {MAX_CHUNK_BYTES}, "
+                f"found {len(pixels)}; update client and server"
+            )
+            self._session.restart(ProtocolError("message_invalid", text))
+            return
+        self._session.post(JobPreviewTaken(job_id=message.job_id))
+        for job in self._called(message.job_id):
+            if job.remote.phase is JobPhase.RUNNING and message.seq > job.preview_seq:
+                job.preview_seq = message.seq
+                job.remote.preview = Preview(
+                    message.width_px, message.height_px, message.frame_count, bytes(pixels)
+                )
 
     def _note_error(self, error: Error) -> None:
         if self._downloads.refuse(error):
@@ -589,6 +621,7 @@ class Client:
             remote.stage = ""
             remote.fraction = 0.0
             remote.eta_s = None
+            remote.preview = None
             job.pace = None
 
 

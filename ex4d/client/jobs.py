@@ -30,6 +30,17 @@ class JobPhase(Enum):
 FINAL_PHASES = frozenset({JobPhase.DONE, JobPhase.FAILED, JobPhase.CANCELLED})
 
 
+@dataclass(frozen=True, eq=False)
+class Preview:
+    """What the shot of a running job looks like so far, small and moving."""
+
+    width_px: int
+    height_px: int
+    frame_count: int
+    #: uint8 sRGB, frame by frame, each from the top row down.
+    pixels: bytes
+
+
 @dataclass(eq=False)
 class RemoteJob:
     """A job and how far it has come. The client writes it; others only read it."""
@@ -52,6 +63,8 @@ class RemoteJob:
     bytes_total: int = 0
     #: How many times the server has started the job.
     attempt: int = 0
+    #: The newest one; None while there is none, and whenever the job does not run.
+    preview: Preview | None = None
     #: Why it failed.
     error: Ex4dError | None = None
 

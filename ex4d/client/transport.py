@@ -16,8 +16,8 @@ from ..protocol import codec
 from ..protocol.link import Endpoint
 from ..protocol.messages import (
     MAX_HEADER_BYTES,
+    MESSAGES_WITH_BYTES,
     PROTOCOL_MAJOR,
-    BlobChunk,
     ClientMessage,
     ServerMessage,
 )
@@ -57,7 +57,7 @@ class Received(NamedTuple):
     """A message from the server."""
 
     message: ServerMessage
-    #: The bytes of a `BlobChunk`; empty otherwise.
+    #: The bytes of one of `MESSAGES_WITH_BYTES`; empty otherwise.
     payload: memoryview
 
 
@@ -154,8 +154,12 @@ class Transport:
             text = f"expected two or three frames, found {len(frames)}; update client and server"
             raise ProtocolError("message_invalid", text)
         message = codec.decode_server(frames[1].bytes)
-        if isinstance(message, BlobChunk) != (len(frames) == 3):
-            text = f"expected bytes with a chunk and nothing else, found {len(frames)} frames"
+        if isinstance(message, MESSAGES_WITH_BYTES) != (len(frames) == 3):
+            kind = type(message).__name__
+            text = (
+                f"expected bytes with a chunk or a preview and nothing else, found {len(frames)} "
+                f"frames of a {kind}; update client and server"
+            )
             raise ProtocolError("message_invalid", text)
         return Received(message, frames[2].buffer if len(frames) == 3 else memoryview(b""))
 

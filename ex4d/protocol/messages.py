@@ -1,8 +1,9 @@
 """Every message of the protocol, as strict immutable types.
 
 A message is two or three ZeroMQ frames: the magic (`codec.MAGIC`), the message as MessagePack, and
-for `BlobChunk` alone the raw bytes. The sender of a request makes up its `request_id`; the answer
-repeats it as `in_reply_to`. Job events carry a `seq` that grows by one per job.
+for those of `MESSAGES_WITH_BYTES` alone the raw bytes. The sender of a request makes up its
+`request_id`; the answer repeats it as `in_reply_to`. Job events and previews carry a `seq` that
+grows per job.
 
 Bulk data flows under credit: the receiver of a blob grants bytes, the sender spends them. Blobs are
 named by SHA-256 and belong to the user who sent them or whose job made them.
@@ -17,6 +18,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 from .documents import (
+    MAX_SIDE_PX,
     EngineSettings,
     FileRef,
     FrameCount,
@@ -30,6 +32,8 @@ from .documents import (
 #: Raised when old peers can no longer understand new ones; minor: optional additions only.
 PROTOCOL_MAJOR = 1
 PROTOCOL_MINOR = 1
+#: The first minor version whose clients know `JobPreview`.
+PREVIEW_MINOR = 1
 
 MAX_HEADER_BYTES = 4 << 20
 MAX_CHUNK_BYTES = 1 << 20
@@ -299,6 +303,36 @@ class JobEvent(_Message, frozen=True, kw_only=True, tag="job_event"):
     files: Files
 
 
+class JobPreview(_Message, frozen=True, kw_only=True, tag="job_preview"):
+    """What the shot of a running job looks like so far, small and moving: the newest says all.
+
+    Its third frame holds the pixels: `size_bytes` of uint8 sRGB, frame by frame, each from the top
+    row down. It goes to sessions that watch the job and said `Hello` with `PREVIEW_MINOR` or later.
+    The next one of the job comes after `JobPreviewTaken`; those in between are left out.
+    """
+
+    job_id: Id
+    #: From the same series as the job's events: whatever has a smaller one is older.
+    seq: Annotated[int, Meta(ge=0)]
+    width_px: Annotated[int, Meta(ge=1, le=MAX_SIDE_PX)]
+    height_px: Annotated[int, Meta(ge=1, le=MAX_SIDE_PX)]
+    frame_count: FrameCount
+
+    @property
+    def size_bytes(self) -> int:
+        """How long the third frame must be; more than `MAX_CHUNK_BYTES` is not allowed."""
+        return self.frame_count * self.height_px * self.width_px * 3
+
+
+class JobPreviewTaken(_Message, frozen=True, kw_only=True, tag="job_preview_taken"):
+    """The client has read a preview of this job: the next may come. There is no answer.
+
+    A program that is busy elsewhere therefore finds one preview when it returns, not hundreds.
+    """
+
+    job_id: Id
+
+
 class JobListRequest(_Message, frozen=True, kw_only=True, tag="job_list_request"):
     """Which jobs of mine are there?"""
 
@@ -327,6 +361,7 @@ ClientMessage = (
     | JobSubmit
     | JobWatch
     | JobCancel
+    | JobPreviewTaken
     | JobListRequest
 )
 ServerMessage = (
@@ -340,5 +375,9 @@ ServerMessage = (
     | BlobDone
     | JobAccepted
     | JobEvent
+    | JobPreview
     | JobList
 )
+
+#: Messages with a third frame.
+MESSAGES_WITH_BYTES = (BlobChunk, JobPreview)

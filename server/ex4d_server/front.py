@@ -15,6 +15,8 @@ from ex4d import __version__
 from ex4d.errors import Ex4dError, InputError, ProtocolError
 from ex4d.protocol import codec
 from ex4d.protocol.messages import (
+    MESSAGES_WITH_BYTES,
+    PREVIEW_MINOR,
     PROTOCOL_MAJOR,
     PROTOCOL_MINOR,
     BlobAbort,
@@ -30,6 +32,7 @@ from ex4d.protocol.messages import (
     JobEvent,
     JobList,
     JobListRequest,
+    JobPreviewTaken,
     JobSubmit,
     JobWatch,
     Limits,
@@ -106,6 +109,7 @@ class Front:
             JobSubmit: self._submit,
             JobWatch: self._watch,
             JobCancel: self._cancel,
+            JobPreviewTaken: self._preview_taken,
             JobListRequest: self._list,
         }
 
@@ -206,7 +210,14 @@ class Front:
             max_chunk_bytes=min(ours.max_chunk_bytes, message.limits.max_chunk_bytes),
             window_bytes=min(ours.window_bytes, message.limits.window_bytes),
         )
-        session = Session(routing_id, user, public_key, limits, self._wire)
+        session = Session(
+            routing_id,
+            user,
+            public_key,
+            limits,
+            self._wire,
+            knows_previews=message.protocol_minor >= PREVIEW_MINOR,
+        )
         self._sessions.add(session)
         _log.info("hello", user=user, app_version=message.app_version)
         session.send(
@@ -242,6 +253,9 @@ class Front:
         # The answer is an event, whether this changed anything or not.
         self._follow(session, self._scheduler.cancel(session.user, message.job_id))
 
+    def _preview_taken(self, session: Session, message: JobPreviewTaken) -> None:
+        session.preview_taken(message.job_id)
+
     def _list(self, session: Session, message: JobListRequest) -> None:
         events = self._scheduler.newest(session.user, _MAX_LISTED_JOBS)
         session.send(JobList(in_reply_to=message.request_id, jobs=tuple(events)))
@@ -254,6 +268,9 @@ class Front:
         session.watches.add(event.job_id)
         if event.seq > after_seq:
             session.post(event)
+        preview = self._scheduler.preview_of(session.user, event.job_id)
+        if preview is not None:
+            session.post_preview(*preview)
 
 
 def _parse(frames: Sequence[zmq.Frame]) -> ClientMessage:
@@ -275,7 +292,7 @@ def _parse(frames: Sequence[zmq.Frame]) -> ClientMessage:
         msg = f"expected two or three frames, found {len(frames)}"
         raise ProtocolError("message_invalid", msg)
     message = codec.decode_client(frames[1].bytes)
-    if isinstance(message, BlobChunk) != (len(frames) == 3):
+    if isinstance(message, MESSAGES_WITH_BYTES) != (len(frames) == 3):
         msg = f"expected bytes with a chunk and with nothing else, found {len(frames)} frames"
         raise ProtocolError("message_invalid", msg)
     return message

@@ -23,6 +23,7 @@ from ex4d.protocol.messages import (
     MAX_FILES_PER_MESSAGE,
     EngineInfo,
     JobEvent,
+    JobPreview,
     JobRequest,
     ReconstructJob,
 )
@@ -30,7 +31,7 @@ from ex4d.task import Progress
 
 from .blobs import BlobStore
 from .config import private_folder
-from .executors import Executor, Work, WorkerLostError
+from .executors import Executor, Preview, Work, WorkerLostError
 from .journal import SEQ_STEP, JobRecord, Journal
 from .transfers import TaskSet
 
@@ -55,6 +56,8 @@ class _Job:
         self.told_s = 0.0
         #: Progress that came too soon after the last to be told yet.
         self.untold: asyncio.TimerHandle | None = None
+        #: Newest preview and its pixels; None while the job does not run.
+        self.preview: tuple[JobPreview, memoryview] | None = None
 
 
 class Scheduler:
@@ -67,6 +70,7 @@ class Scheduler:
         work_folder: For the files of running jobs; on the disk of the blobs.
         threads: Where files are linked and hashed.
         publish: Told a user's every event; must be quick.
+        publish_preview: The same of previews, with their pixels.
     """
 
     def __init__(
@@ -78,6 +82,7 @@ class Scheduler:
         work_folder: Path,
         threads: Threads,
         publish: Callable[[str, JobEvent], None],
+        publish_preview: Callable[[str, JobPreview, memoryview], None],
     ) -> None:
         self._journal = journal
         self._blobs = blobs
@@ -85,6 +90,7 @@ class Scheduler:
         self._work_folder = work_folder
         self._threads = threads
         self._publish = publish
+        self._publish_preview = publish_preview
         self._jobs: dict[str, _Job] = {}
         #: Waiting jobs of each user; the user whose turn is next comes first.
         self._queues: OrderedDict[str, deque[_Job]] = OrderedDict()
@@ -162,6 +168,11 @@ class Scheduler:
             msg = f"expected a job of yours, found none called {job_id}; submit it again"
             raise InputError("not_found", msg)
         return record.event
+
+    def preview_of(self, user: str, job_id: str) -> tuple[JobPreview, memoryview] | None:
+        """The newest preview of a job of this user and its pixels; None if there is none now."""
+        job = self._jobs.get(job_id)
+        return job.preview if job and job.record.user == user else None
 
     def cancel(self, user: str, job_id: str) -> JobEvent:
         """End a job early; harmless if it has ended.
@@ -290,7 +301,12 @@ class Scheduler:
         if job.cancel.is_set():
             raise CancelledError
         work = Work(record.id, record.request, inputs, folder / "output")
-        await self._executor.run(work, lambda progress: self._progress(job, progress), job.cancel)
+        await self._executor.run(
+            work,
+            lambda progress: self._progress(job, progress),
+            job.cancel,
+            show=lambda preview: self._preview(job, preview),
+        )
         files: list[FileRef] = []
         for path, name in await loop.run_in_executor(self._threads, _results, work.output):
             key, size_bytes = await loop.run_in_executor(
@@ -338,17 +354,37 @@ class Scheduler:
         if 0 < progress.done <= progress.total and elapsed_s > 0.0:
             eta_s = elapsed_s / progress.done * (progress.total - progress.done)
         # The numbers come from a worker that hostile media may have taken over.
-        job.record.advance(
+        self._count(
+            job,
             stage=progress.stage[:64],
             done=max(0, progress.done),
             total=max(0, progress.total),
             eta_s=eta_s,
         )
-        if job.record.event.seq % SEQ_STEP == 0:
-            self._journal.save(job.record)
         if job.untold is None:
             wait_s = max(0.0, job.told_s + PROGRESS_PERIOD_S - now_s)
             job.untold = asyncio.get_running_loop().call_later(wait_s, self._tell, job)
+
+    def _preview(self, job: _Job, preview: Preview) -> None:
+        if job.record.event.state != "running":
+            return
+        self._count(job)
+        message = JobPreview(
+            job_id=job.record.id,
+            seq=job.record.event.seq,
+            width_px=preview.width_px,
+            height_px=preview.height_px,
+            frame_count=preview.frame_count,
+        )
+        pixels = memoryview(preview.pixels)
+        job.preview = (message, pixels)
+        self._publish_preview(job.record.user, message, pixels)
+
+    def _count(self, job: _Job, **changes: object) -> None:
+        """Take the next number of a job's series, as the journal allows."""
+        job.record.advance(**changes)
+        if job.record.event.seq % SEQ_STEP == 0:
+            self._journal.save(job.record)
 
     def _tell(self, job: _Job) -> None:
         if job.untold:
@@ -359,6 +395,7 @@ class Scheduler:
 
     def _change(self, job: _Job, **changes: object) -> None:
         """Write a change of state down, then tell it."""
+        job.preview = None
         job.record.advance(**changes)
         self._journal.save(job.record)
         self._tell(job)

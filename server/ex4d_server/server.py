@@ -133,6 +133,7 @@ async def _serve(
             work_folder=config.data / "work",
             threads=threads,
             publish=sessions.publish,
+            publish_preview=sessions.publish_preview,
         )
         stack.push_async_callback(scheduler.close)
 

@@ -4,7 +4,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 
-from ex4d.protocol.messages import Error, JobEvent, Limits, ServerMessage
+from ex4d.protocol.messages import Error, JobEvent, JobPreview, Limits, ServerMessage
 
 from .wire import Delivery, Wire
 
@@ -25,16 +25,25 @@ class Session:
         public_key: That key, in Z85.
         limits: The smaller ones of both sides.
         wire: Where its messages leave.
+        knows_previews: Whether the client is new enough for `JobPreview`.
     """
 
     def __init__(
-        self, routing_id: bytes, user: str, public_key: str, limits: Limits, wire: Wire
+        self,
+        routing_id: bytes,
+        user: str,
+        public_key: str,
+        limits: Limits,
+        wire: Wire,
+        *,
+        knows_previews: bool,
     ) -> None:
         self.routing_id = routing_id
         self.user = user
         self.public_key = public_key
         self.limits = limits
         self._wire = wire
+        self._knows_previews = knows_previews
         #: False once the peer is gone or was shut out; nothing is sent any more.
         self.is_open = True
         #: Bytes that the client may still send.
@@ -49,6 +58,10 @@ class Session:
         self.watches: set[str] = set()
         #: Newest event of each job that could not be sent yet: older ones are not worth keeping.
         self._held_back: dict[str, JobEvent] = {}
+        #: Newest preview, and its pixels, of each job that could not be sent yet.
+        self._previews: dict[str, tuple[JobPreview, memoryview]] = {}
+        #: Jobs of which a preview was sent that the client has not read yet.
+        self._previews_under_way: set[str] = set()
 
     def send(self, message: ServerMessage, payload: memoryview | None = None) -> None:
         """Send a message; a peer that is gone, or asks without reading, loses its session."""
@@ -63,10 +76,26 @@ class Session:
     def post(self, event: JobEvent) -> None:
         """Send an event, now or when the peer reads again; newer ones replace it meanwhile."""
         self._held_back[event.job_id] = event
+        if event.state != "running":
+            self._previews.pop(event.job_id, None)
+        self.flush()
+
+    def post_preview(self, preview: JobPreview, pixels: memoryview) -> None:
+        """Send a preview once the client has read the one before; newer ones replace it meanwhile.
+
+        A client that does not know previews gets none.
+        """
+        if self._knows_previews:
+            self._previews[preview.job_id] = (preview, pixels)
+            self.flush()
+
+    def preview_taken(self, job_id: str) -> None:
+        """The client has read a job's preview."""
+        self._previews_under_way.discard(job_id)
         self.flush()
 
     def flush(self) -> None:
-        """Try to send the events that were held back."""
+        """Try to send what was held back, events first."""
         for job_id, event in list(self._held_back.items()):
             if not self.is_open:
                 return
@@ -75,6 +104,17 @@ class Session:
                 return
             self.is_open = delivery is Delivery.SENT
             del self._held_back[job_id]
+        for job_id, (preview, pixels) in list(self._previews.items()):
+            if not self.is_open:
+                return
+            if job_id in self._previews_under_way:
+                continue
+            delivery = self._wire.send(self.routing_id, preview, pixels)
+            if delivery is Delivery.FULL:
+                return
+            self.is_open = delivery is Delivery.SENT
+            self._previews_under_way.add(job_id)
+            del self._previews[job_id]
 
 
 class Sessions:
@@ -115,6 +155,12 @@ class Sessions:
         for session in self._sessions.values():
             if session.user == user and event.job_id in session.watches:
                 session.post(event)
+
+    def publish_preview(self, user: str, preview: JobPreview, pixels: memoryview) -> None:
+        """Send a preview to those sessions of the user that watch its job."""
+        for session in self._sessions.values():
+            if session.user == user and preview.job_id in session.watches:
+                session.post_preview(preview, pixels)
 
     def tend(self) -> None:
         """Send what was held back and forget who is gone; to be called now and then."""

@@ -18,12 +18,22 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ex4d.errors import CancelledError, Ex4dError
-from ex4d.protocol.messages import GenerateJob, JobRequest, ReconstructJob, RenderJob
+from ex4d.protocol.messages import (
+    MAX_CHUNK_BYTES,
+    GenerateJob,
+    JobRequest,
+    ReconstructJob,
+    RenderJob,
+)
 from ex4d.task import Progress, Task
 
 from .blobs import FULL_ERRORS
+from .executors import Preview
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from ex4d.diffusion.warm import WarmModels
 
 _log = logging.getLogger(__name__)
@@ -56,6 +66,12 @@ class WorkProgress(_PipeMessage, frozen=True, tag="progress"):
     total: int
 
 
+class WorkPreview(_PipeMessage, frozen=True, tag="preview"):
+    """What the shot of the running job looks like so far. Worker to server."""
+
+    preview: Preview
+
+
 class WorkDone(_PipeMessage, frozen=True, tag="done"):
     """The results are whole. Worker to server."""
 
@@ -72,7 +88,10 @@ class WorkFailed(_PipeMessage, frozen=True, tag="failed"):
 
 
 ToWorker = StartWork | CancelWork
-FromWorker = WorkProgress | WorkDone | WorkCancelled | WorkFailed
+FromWorker = WorkProgress | WorkPreview | WorkDone | WorkCancelled | WorkFailed
+
+#: Longest message of a worker: a preview, whose pixels JSON holds as base64, and some room.
+MAX_FROM_WORKER_BYTES = MAX_CHUNK_BYTES * 4 // 3 + 65536
 
 
 class PipelineJobs:
@@ -147,10 +166,12 @@ def _do(
     def report(progress: Progress) -> None:
         connection.send_bytes(msgspec.json.encode(WorkProgress(*progress)))
 
+    def show(frames: "NDArray[np.uint8]") -> None:
+        connection.send_bytes(msgspec.json.encode(WorkPreview(small_preview(frames))))
+
+    task = Task(report, cancelled.is_set, show)
     try:
-        run_job(
-            start.request, Path(start.inputs), Path(start.output), Task(report, cancelled.is_set)
-        )
+        run_job(start.request, Path(start.inputs), Path(start.output), task)
     except CancelledError:
         return WorkCancelled()
     except Ex4dError as error:
@@ -167,3 +188,15 @@ def _do(
         msg = f"The job met a fault in the program; the server's log has it under {log_id}."
         return WorkFailed("internal_error", msg)
     return WorkDone()
+
+
+def small_preview(frames: "NDArray[np.uint8]") -> Preview:
+    """A preview that fits into a message.
+
+    Args:
+        frames: (frames, height, width, 3); what is too large loses every other row and column.
+    """
+    while frames.nbytes > MAX_CHUNK_BYTES:
+        frames = frames[:, ::2, ::2]
+    frame_count, height_px, width_px, _ = frames.shape
+    return Preview(width_px, height_px, frame_count, frames.tobytes())

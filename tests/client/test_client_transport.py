@@ -13,8 +13,10 @@ from ex4d.client import Client, ConnectionState, Endpoint, KeyPair
 from ex4d.protocol import codec
 from ex4d.protocol.messages import (
     MAX_HEADER_BYTES,
+    MESSAGES_WITH_BYTES,
     BlobChunk,
     Hello,
+    JobPreview,
     Limits,
     Pong,
     Welcome,
@@ -22,6 +24,7 @@ from ex4d.protocol.messages import (
 
 SERVER_KEYS = KeyPair.generate()
 CHUNK = codec.encode(BlobChunk(sha256="0" * 64, offset_bytes=0))
+PREVIEW = codec.encode(JobPreview(job_id="0" * 32, seq=0, width_px=2, height_px=2, frame_count=1))
 PONG = codec.encode(Pong(in_reply_to="0" * 32))
 
 
@@ -121,6 +124,8 @@ def run(impostor: Impostor, client: Client, is_over: Callable[[], Any]) -> None:
         ([codec.MAGIC, b"\x81\xa4type\xa5hello"], "message_invalid"),
         ([codec.MAGIC, b"\x81\xa4type\xc0"], "message_invalid"),
         ([codec.MAGIC, CHUNK], "message_invalid"),
+        ([codec.MAGIC, PREVIEW], "message_invalid"),
+        ([codec.MAGIC, PREVIEW, b"eleven byte"], "message_invalid"),
         ([codec.MAGIC, PONG, b"bytes"], "message_invalid"),
         ([codec.MAGIC, CHUNK, b"bytes", b"more"], "message_invalid"),
         ([codec.MAGIC, b"x" * (MAX_HEADER_BYTES + 1)], "message_invalid"),
@@ -138,6 +143,8 @@ def run(impostor: Impostor, client: Client, is_over: Callable[[], Any]) -> None:
         "clients_message",
         "no_type",
         "chunk_without_bytes",
+        "preview_without_bytes",
+        "preview_of_another_size",
         "bytes_without_chunk",
         "four_frames",
         "long_header",
@@ -176,7 +183,9 @@ def test_it_comes_back_after_nonsense(impostor: Impostor, client: Client) -> Non
 @pytest.mark.parametrize("name", SERVER_EXAMPLES)
 def test_any_message_out_of_turn_is_survived(impostor: Impostor, client: Client, name: str) -> None:
     message = SERVER_EXAMPLES[name]
-    payload = [b"bytes"] if isinstance(message, BlobChunk) else []
+    payload = [b"bytes"] if isinstance(message, MESSAGES_WITH_BYTES) else []
+    if isinstance(message, JobPreview):
+        payload = [bytes(message.size_bytes)]
     impostor.say(codec.MAGIC, codec.encode(message), *payload)
     called: list[object] = []
     client.list_jobs(called.append)

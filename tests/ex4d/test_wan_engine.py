@@ -126,6 +126,25 @@ def test_progress_is_told_stage_by_stage() -> None:
     assert all(progress.done <= progress.total for progress in told)
 
 
+def test_previews_are_shown_at_each_step_and_change_nothing(warm: WarmModels) -> None:
+    shown: list[np.ndarray] = []
+    frames = run(warm, task=Task(show=shown.append))
+    assert [(picture.shape, picture.dtype) for picture in shown] == [
+        ((3, HEIGHT_PX // 8, WIDTH_PX // 8, 3), np.uint8)
+    ] * STEPS
+    assert (shown[0] != shown[-1]).any()
+    np.testing.assert_array_equal(frames, run(warm))
+
+
+def test_previews_are_not_made_where_nobody_looks(
+    warm: WarmModels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(engine_module.LatentPreview, "fit")
+    run(warm)
+    with pytest.raises(AttributeError, match="fit"):
+        run(warm, task=Task(show=lambda frames: None))
+
+
 def test_erosion_is_drawn_from_the_seed() -> None:
     sides_px = erosion_sides_px(3, 1000)
     assert sides_px == erosion_sides_px(3, 1000) != erosion_sides_px(4, 1000)

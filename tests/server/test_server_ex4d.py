@@ -18,7 +18,7 @@ from server_process import ServerProcess
 
 from ex4d.bench.preview import reduced
 from ex4d.bench.sample import Sample, load_sample
-from ex4d.client import Client, JobPhase, KeyPair, RemoteJob, run_until
+from ex4d.client import Client, JobPhase, KeyPair, Preview, RemoteJob, run_until
 from ex4d.clip import write_video
 from ex4d.errors import Ex4dError
 from ex4d.protocol.documents import Ex4dSettings, FileRef
@@ -55,15 +55,22 @@ def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
         assert "internal_error" not in server.log_text()
 
 
-def finish(client: Client, job: RemoteJob) -> None:
-    """Wait for a job's end.
+def finish(client: Client, job: RemoteJob) -> list[Preview]:
+    """Wait for a job's end; the previews that came until then.
 
     Raises:
         Ex4dError: If it failed.
     """
-    run_until(client, lambda: job.is_over, timeout_s=100)
+    previews: list[Preview] = []
+
+    def look() -> None:
+        if job.preview is not None and job.preview not in previews:
+            previews.append(job.preview)
+
+    run_until(client, lambda: job.is_over, timeout_s=100, on_change=look)
     if job.error is not None:
         raise job.error
+    return previews
 
 
 def make_scene(client: Client, sample: Sample, folder: Path) -> Scene:
@@ -98,8 +105,10 @@ def make_take(
         sources,
         folder,
     )
-    finish(client, job)
+    previews = finish(client, job)
     assert job.phase is JobPhase.DONE
+    sizes = {(preview.frame_count, preview.height_px, preview.width_px) for preview in previews}
+    assert sizes == {(3, SIDE_PX // 8, SIDE_PX // 8)}, "three frames of latents"
     return Take(folder)
 
 

@@ -10,15 +10,19 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
+import msgspec
+import numpy as np
 import psutil
 import pytest
 import worker_jobs
-from ex4d_server.executors import Work, WorkerLostError
+from ex4d_server.executors import Preview, Work, WorkerLostError
 from ex4d_server.executors.local import LocalExecutor
+from ex4d_server.worker import WorkPreview, small_preview
 from raw_client import render_job
 from worker_jobs import run_test_job
 
 from ex4d.errors import CancelledError, Ex4dError
+from ex4d.protocol.messages import MAX_CHUNK_BYTES
 from ex4d.task import Progress
 
 
@@ -46,13 +50,16 @@ def with_executor(scenario: Callable[[LocalExecutor], Coroutine[Any, Any, None]]
 
 
 async def run(
-    executor: LocalExecutor, work: Work, cancel_after_s: float | None = None
+    executor: LocalExecutor,
+    work: Work,
+    cancel_after_s: float | None = None,
+    show: Callable[[Preview], None] = lambda preview: None,
 ) -> list[Progress]:
     progress: list[Progress] = []
     cancel = asyncio.Event()
     if cancel_after_s is not None:
         asyncio.get_running_loop().call_later(cancel_after_s, cancel.set)
-    await executor.run(work, progress.append, cancel)
+    await executor.run(work, progress.append, cancel, show=show)
     return progress
 
 
@@ -135,6 +142,62 @@ def test_worker_found_dead_between_jobs_is_replaced(tmp_path: Path) -> None:
     with_executor(scenario)
 
 
+def test_previews_come_through(tmp_path: Path) -> None:
+    async def scenario(executor: LocalExecutor) -> None:
+        shown: list[Preview] = []
+        work = make_work(tmp_path, worker_jobs.SHOW, "1")
+        assert await run(executor, work, show=shown.append) == [Progress("writing", 1, 1)]
+        sizes = {(preview.frame_count, preview.height_px, preview.width_px) for preview in shown}
+        assert sizes == {worker_jobs.PREVIEW_SHAPE[:3]}
+        # The loop may have been busy: then some in between are missing, never the last.
+        levels = [preview.pixels[0] for preview in shown]
+        assert levels == sorted(set(levels))
+        assert levels[-1] == worker_jobs.PREVIEWS - 1
+        assert set(shown[-1].pixels) == {worker_jobs.PREVIEWS - 1}
+
+    with_executor(scenario)
+
+
+def test_only_the_newest_preview_waits_for_a_busy_server(tmp_path: Path) -> None:
+    async def scenario(executor: LocalExecutor) -> None:
+        shown: list[Preview] = []
+
+        def show(preview: Preview) -> None:
+            shown.append(preview)
+            # Longer than the worker takes for all the others.
+            time.sleep(1.0)
+
+        await run(executor, make_work(tmp_path, worker_jobs.SHOW, "1"), show=show)
+        assert len(shown) < 5 < worker_jobs.PREVIEWS
+        assert shown[-1].pixels[0] == worker_jobs.PREVIEWS - 1
+
+    with_executor(scenario)
+
+
+@pytest.mark.parametrize(
+    "what", [worker_jobs.SHOW_WRONG, worker_jobs.SHOW_TOO_MUCH], ids=["wrong size", "too much"]
+)
+def test_worker_that_breaks_the_rules_of_previews_is_ended(tmp_path: Path, what: float) -> None:
+    async def scenario(executor: LocalExecutor) -> None:
+        with pytest.raises(WorkerLostError):
+            await run(executor, make_work(tmp_path, what, "1"), show=lambda _: pytest.fail("shown"))
+        await run(executor, make_work(tmp_path, worker_jobs.FINISH, "2"))
+
+    with_executor(scenario)
+
+
+def test_preview_is_made_to_fit() -> None:
+    frames = np.arange(18, dtype=np.uint8).repeat(480 * 640 * 3).reshape(18, 480, 640, 3)
+    preview = small_preview(frames)
+    assert (preview.width_px, preview.height_px, preview.frame_count) == (160, 120, 18)
+    assert len(preview.pixels) <= MAX_CHUNK_BYTES
+    assert preview.pixels[:: 160 * 120 * 3] == bytes(range(18))
+    as_it_is = small_preview(frames[:, :8, :8])
+    assert as_it_is.pixels == frames[:, :8, :8].tobytes()
+    message = WorkPreview(preview)
+    assert msgspec.json.decode(msgspec.json.encode(message), type=WorkPreview) == message
+
+
 SERVER = """
 import asyncio, sys
 from pathlib import Path
@@ -146,7 +209,7 @@ if __name__ == "__main__":
         executor.start()
         work = make_work(Path(sys.argv[1]), float(sys.argv[2]))
         tell = lambda progress: print(progress.stage, flush=True)
-        await executor.run(work, tell, asyncio.Event())
+        await executor.run(work, tell, asyncio.Event(), show=lambda preview: None)
         await executor.close()
     asyncio.run(main())
 """

@@ -32,6 +32,8 @@ from ex4d.protocol.messages import (
     JobEvent,
     JobList,
     JobListRequest,
+    JobPreview,
+    JobPreviewTaken,
     JobSubmit,
     JobWatch,
     Limits,
@@ -128,6 +130,7 @@ CLIENT_EXAMPLES: dict[str, ClientMessage] = {
     ),
     "job_watch": JobWatch(request_id=ID, job_id=OTHER_ID, after_seq=6),
     "job_cancel": JobCancel(request_id=ID, job_id=OTHER_ID),
+    "job_preview_taken": JobPreviewTaken(job_id=OTHER_ID),
     "job_list_request": JobListRequest(request_id=ID),
 }
 SERVER_EXAMPLES: dict[str, ServerMessage] = {
@@ -156,6 +159,7 @@ SERVER_EXAMPLES: dict[str, ServerMessage] = {
     "job_event failed": msgspec.structs.replace(
         _EVENT, state="failed", eta_s=None, error_code="depth_size", error_message="expected 49"
     ),
+    "job_preview": JobPreview(job_id=OTHER_ID, seq=8, width_px=64, height_px=48, frame_count=13),
     "job_list": JobList(in_reply_to=ID, jobs=(_EVENT,)),
 }
 

@@ -158,11 +158,11 @@ class RawClient:
         """Send a request that is to be refused; the code of the refusal."""
         return self.ask(message, Error).code
 
-    def hello(self, **limits: int) -> Welcome:
+    def hello(self, protocol_minor: int = 0, **limits: int) -> Welcome:
         hello = Hello(
             request_id=new_id(),
             protocol_major=1,
-            protocol_minor=0,
+            protocol_minor=protocol_minor,
             app_version="test",
             limits=Limits(**limits),
         )

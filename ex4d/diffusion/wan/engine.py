@@ -33,6 +33,7 @@ from .files import (
     models_folder,
     weights_identity,
 )
+from .latent_preview import LatentPreview
 from .loading import WanModels, load_models
 from .modes import quantises
 from .text import PromptEncoder
@@ -269,6 +270,17 @@ class WanEngine:
         guidance = denoise.Guidance(
             contexts[0], contexts[1] if len(contexts) > 1 else None, settings.guidance
         )
+        preview = None
+        if task.wants_previews:
+            preview = LatentPreview.fit(
+                lambda clip: conditioning.encode_video(models, clip), models.device
+            )
+
+        def on_step(step: denoise.Step) -> None:
+            task.step("denoising", step.done, settings.steps)
+            if preview is not None:
+                task.show(preview.frames(step.denoised()))
+
         task.step("denoising", 0, settings.steps)
         latents = denoise.denoise(
             models,
@@ -276,7 +288,7 @@ class WanEngine:
             inputs,
             guidance,
             steps=settings.steps,
-            on_step=lambda step: task.step("denoising", step.done, settings.steps),
+            on_step=on_step,
             before_block=task.check,
         )
         # Where memory is short, the autoencoder needs what the transformer held.

@@ -4,9 +4,12 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Annotated, Protocol
 
-from ex4d.protocol.messages import EngineInfo, JobRequest
+from msgspec import Meta, Struct
+
+from ex4d.protocol.documents import MAX_SIDE_PX, FrameCount
+from ex4d.protocol.messages import MAX_CHUNK_BYTES, EngineInfo, JobRequest
 from ex4d.task import Progress
 
 
@@ -26,6 +29,27 @@ class Work:
     output: Path
 
 
+class Preview(Struct, frozen=True, forbid_unknown_fields=True):
+    """What the shot of a job looks like so far, small and moving."""
+
+    width_px: Annotated[int, Meta(ge=1, le=MAX_SIDE_PX)]
+    height_px: Annotated[int, Meta(ge=1, le=MAX_SIDE_PX)]
+    frame_count: FrameCount
+    #: uint8 sRGB, frame by frame, each from the top row down; at most `MAX_CHUNK_BYTES`.
+    pixels: Annotated[bytes, Meta(max_length=MAX_CHUNK_BYTES)]
+
+    def __post_init__(self) -> None:
+        """Refuse pixels that are not as many as the size says.
+
+        Raises:
+            ValueError: msgspec turns it into a `ValidationError` when decoding.
+        """
+        expected = self.frame_count * self.height_px * self.width_px * 3
+        if len(self.pixels) != expected:
+            msg = f"expected {expected} bytes of pixels, found {len(self.pixels)}"
+            raise ValueError(msg)
+
+
 class Executor(Protocol):
     """Runs jobs, a fixed number at a time."""
 
@@ -43,7 +67,12 @@ class Executor(Protocol):
         ...
 
     async def run(
-        self, work: Work, report: Callable[[Progress], None], cancel: asyncio.Event
+        self,
+        work: Work,
+        report: Callable[[Progress], None],
+        cancel: asyncio.Event,
+        *,
+        show: Callable[[Preview], None],
     ) -> None:
         """Do a job; returns when the results are in `work.output`.
 
@@ -51,6 +80,7 @@ class Executor(Protocol):
             work: What to do.
             report: Told of progress, in the event loop.
             cancel: Set when the job shall end early.
+            show: Given previews, in the event loop.
 
         Raises:
             CancelledError: If `cancel` was followed.

@@ -19,9 +19,12 @@ from ex4d.protocol.documents import FrameRate, TakeDocument, UsedPart
 from ex4d.protocol.messages import EngineInfo, GenerateJob, ReconstructJob, RenderJob
 from ex4d.task import Progress
 from ex4d_server.config import FakeOptions
-from ex4d_server.executors import Work, WorkerLostError
+from ex4d_server.executors import Preview, Work, WorkerLostError
 
 _LICENCE = "Apache-2.0"
+#: Of previews: the longer side at most, and how many frames.
+_PREVIEW_SIDE_PX = 24
+_PREVIEW_FRAMES = 8
 
 
 class FakeExecutor:
@@ -43,7 +46,12 @@ class FakeExecutor:
         """Nothing to make ready."""
 
     async def run(
-        self, work: Work, report: Callable[[Progress], None], cancel: asyncio.Event
+        self,
+        work: Work,
+        report: Callable[[Progress], None],
+        cancel: asyncio.Event,
+        *,
+        show: Callable[[Preview], None],
     ) -> None:
         """Make up the results of a job. See `Executor.run`."""
         attempt = self._attempts[work.job_id] = self._attempts.get(work.job_id, 0) + 1
@@ -55,7 +63,7 @@ class FakeExecutor:
             case ReconstructJob():
                 await self._copy(work, report, cancel)
             case RenderJob() | GenerateJob():
-                await self._frames(work, work.request, report, cancel)
+                await self._frames(work, work.request, report, cancel, show=show)
         self._attempts.pop(work.job_id, None)
 
     async def close(self) -> None:
@@ -78,6 +86,8 @@ class FakeExecutor:
         request: RenderJob | GenerateJob,
         report: Callable[[Progress], None],
         cancel: asyncio.Event,
+        *,
+        show: Callable[[Preview], None],
     ) -> None:
         trajectory = request.trajectory
         count = len(trajectory.poses)
@@ -88,6 +98,8 @@ class FakeExecutor:
             (work.output / folder).mkdir(parents=True)
         for index in range(count):
             await self._unit(Progress("pretending", index + 1, count), report, cancel)
+            if isinstance(request, GenerateJob):
+                show(_preview(trajectory.width_px, trajectory.height_px, (index + 1) / count))
             for folder in folders:
                 path = work.output / folder / f"{index + 1:04d}.png"
                 _write_ramp(path, trajectory.width_px, trajectory.height_px, index, folder)
@@ -121,6 +133,24 @@ def _take_document(work: Work, request: GenerateJob) -> TakeDocument:
         parts=(UsedPart(role="engine", name="fake", version=__version__, licence=_LICENCE),),
         app_version=__version__,
     )
+
+
+def _preview(width_px: int, height_px: int, share: float) -> Preview:
+    """A preview that grows brighter as the work goes on, and in which a white column moves.
+
+    Red grows from left to right, green from the top down.
+    """
+    step = max(1, -(-max(width_px, height_px) // _PREVIEW_SIDE_PX))
+    width_px, height_px = max(1, width_px // step), max(1, height_px // step)
+    frames: list[bytes] = []
+    for frame in range(_PREVIEW_FRAMES):
+        white = frame * width_px // _PREVIEW_FRAMES
+        for row in range(height_px):
+            green = round(255 * share * row / height_px)
+            for column in range(width_px):
+                red = round(255 * share * column / width_px)
+                frames.append(b"\xff\xff\xff" if column == white else bytes((red, green, 0)))
+    return Preview(width_px, height_px, _PREVIEW_FRAMES, b"".join(frames))
 
 
 def _write_ramp(path: Path, width_px: int, height_px: int, index: int, kind: str) -> None:

@@ -3,8 +3,8 @@
 import asyncio
 import multiprocessing
 import threading
+from collections import deque
 from collections.abc import Callable
-from multiprocessing.connection import Connection
 
 import msgspec
 import structlog
@@ -12,8 +12,9 @@ import structlog
 from ex4d.errors import CancelledError, InputError
 from ex4d.protocol.messages import EngineInfo
 from ex4d.task import Progress
-from ex4d_server.executors import Work, WorkerLostError
+from ex4d_server.executors import Preview, Work, WorkerLostError
 from ex4d_server.worker import (
+    MAX_FROM_WORKER_BYTES,
     CancelWork,
     FromWorker,
     RunJob,
@@ -22,6 +23,7 @@ from ex4d_server.worker import (
     WorkCancelled,
     WorkDone,
     WorkFailed,
+    WorkPreview,
     WorkProgress,
     serve_pipe,
 )
@@ -72,7 +74,12 @@ class LocalExecutor:
         self._idle = [_Worker(device, self._run_job) for device in self._devices]
 
     async def run(
-        self, work: Work, report: Callable[[Progress], None], cancel: asyncio.Event
+        self,
+        work: Work,
+        report: Callable[[Progress], None],
+        cancel: asyncio.Event,
+        *,
+        show: Callable[[Preview], None],
     ) -> None:
         """Do a job in a worker. See `Executor.run`."""
         worker = self._idle.pop(0)
@@ -81,7 +88,7 @@ class LocalExecutor:
         self._busy.add(worker)
         canceller = asyncio.create_task(self._cancel_when_told(worker, cancel))
         try:
-            await worker.do(work, report)
+            await worker.do(work, report, show)
         except WorkerLostError:
             if cancel.is_set():
                 # It did not listen and was killed.
@@ -120,14 +127,14 @@ class _Worker:
         self._process.start()
         # Only the worker shall hold its end, so that each side notices when the other dies.
         theirs.close()
-        #: What the worker said; None: it is gone.
+        #: What the worker said, without its previews; None: it is gone.
         self._inbox: asyncio.Queue[FromWorker | None] = asyncio.Queue()
-        listener = threading.Thread(
-            target=_listen,
-            args=(self._connection, asyncio.get_running_loop(), self._inbox),
-            daemon=True,
-        )
-        listener.start()
+        #: The newest preview, until it is shown.
+        self._preview: deque[Preview] = deque(maxlen=1)
+        #: To whom previews of the running job are shown; None between jobs.
+        self._show: Callable[[Preview], None] | None = None
+        self._loop = asyncio.get_running_loop()
+        threading.Thread(target=self._listen, daemon=True).start()
 
     def is_alive(self) -> bool:
         """Whether it can take a job; an idle worker has nothing to say but that it is gone."""
@@ -145,13 +152,26 @@ class _Worker:
         self._process.kill()
         self._process.join()
 
-    async def do(self, work: Work, report: Callable[[Progress], None]) -> None:
+    async def do(
+        self, work: Work, report: Callable[[Progress], None], show: Callable[[Preview], None]
+    ) -> None:
         """Do one job. See `Executor.run`."""
-        self.send(StartWork(work.request, str(work.inputs), str(work.output)))
+        self._show = show
+        try:
+            self.send(StartWork(work.request, str(work.inputs), str(work.output)))
+            await self._follow(report)
+        finally:
+            self._show = None
+
+    async def _follow(self, report: Callable[[Progress], None]) -> None:
+        """Hear the worker out until the job has ended. See `Executor.run`."""
         while True:
             match await self._inbox.get():
                 case WorkProgress(stage, done, total):
                     report(Progress(stage, done, total))
+                case WorkPreview():
+                    # Never in the inbox; see `_listen`.
+                    pass
                 case WorkDone():
                     return
                 case WorkCancelled():
@@ -162,27 +182,35 @@ class _Worker:
                     self.kill()
                     raise WorkerLostError(_reason(self._process.exitcode))
 
+    def _show_newest(self) -> None:
+        """Show the newest preview, unless that was done or its job has ended."""
+        if self._preview:
+            preview = self._preview.pop()
+            if self._show is not None:
+                self._show(preview)
 
-def _listen(
-    connection: Connection,
-    loop: asyncio.AbstractEventLoop,
-    inbox: "asyncio.Queue[FromWorker | None]",
-) -> None:
-    """Pass on what a worker says; runs in a thread until the worker is gone."""
-    message: FromWorker | None = None
-    while True:
-        try:
-            message = msgspec.json.decode(connection.recv_bytes(), type=FromWorker)
-        except (EOFError, OSError, msgspec.MsgspecError):
-            message = None
-        try:
-            loop.call_soon_threadsafe(inbox.put_nowait, message)
-        except RuntimeError:
-            # The loop has ended, and the server with it.
-            return
-        if message is None:
-            connection.close()
-            return
+    def _listen(self) -> None:
+        """Pass on what the worker says; runs in a thread until it is gone."""
+        message: FromWorker | None = None
+        while True:
+            try:
+                content = self._connection.recv_bytes(MAX_FROM_WORKER_BYTES)
+                message = msgspec.json.decode(content, type=FromWorker)
+            except (EOFError, OSError, msgspec.MsgspecError):
+                message = None
+            try:
+                if isinstance(message, WorkPreview):
+                    # However many come while the loop is busy, only the newest is kept.
+                    self._preview.append(message.preview)
+                    self._loop.call_soon_threadsafe(self._show_newest)
+                else:
+                    self._loop.call_soon_threadsafe(self._inbox.put_nowait, message)
+            except RuntimeError:
+                # The loop has ended, and the server with it.
+                return
+            if message is None:
+                self._connection.close()
+                return
 
 
 def _reason(exit_code: int | None) -> str:
