@@ -19,6 +19,7 @@ nox.options.stop_on_first_error = True
 
 ROOT = Path(__file__).parent
 CONSTRAINTS = ROOT / ".ci" / "constraints.txt"
+ENGINE_CONSTRAINTS = ROOT / ".ci" / "constraints-engine.txt"
 BLENDER_CONSTRAINTS = ROOT / ".ci" / "constraints-blender.txt"
 DIST = ROOT / "dist"
 PYTHONS = ["3.11", "3.13"]
@@ -26,6 +27,8 @@ PYTHONS = ["3.11", "3.13"]
 BLENDERS = {"4.2.23": "3.11", "4.5.15": "3.11", "5.0.1": "3.11", "5.2.3": "3.13"}
 #: The Blender that builds the extension and plays the demo.
 OLDEST_BLENDER = "4.2.23"
+#: Tests that need torch; the core's sessions skip them.
+ENGINE_TESTS = ["**/test_wan_*.py", "**/test_diffusion_*.py", "**/test_server_ex4d.py"]
 CORE_TESTS = ["house", "protocol", "client", "ex4d", "server", "golden", "e2e"]
 
 
@@ -83,6 +86,17 @@ def core(session: nox.Session) -> None:
 
 
 @nox.session(python="3.11")
+def engine(session: nox.Session) -> None:
+    """The ex4d engine, on the small model whose numbers the reference computed."""
+    constraints = ["-c", str(CONSTRAINTS), "-c", str(ENGINE_CONSTRAINTS)]
+    # torch first: it comes in several builds, and the one that is found now stays.
+    session.install(*constraints, "torch")
+    session.install(*constraints, "-e", ".[dev,diffusion]")
+    files = [str(path) for glob in ENGINE_TESTS for path in sorted((ROOT / "tests").glob(glob))]
+    session.run("pytest", *(session.posargs or files), env={"EX4D_REQUIRE_ENGINE": "1"})
+
+
+@nox.session(python="3.11")
 def addon_zip(session: nox.Session) -> None:
     """The extension for every platform, checked by Blender's own validator."""
     install_blender(session, OLDEST_BLENDER)
@@ -119,7 +133,7 @@ def blender(session: nox.Session, blender: str) -> None:
 @nox.session(venv_backend="none")
 def tests(session: nox.Session) -> None:
     """Every test, the quick ones first."""
-    for name in ["lint", *(f"core-{python}" for python in PYTHONS), "addon_zip", "path"]:
+    for name in ["lint", *(f"core-{python}" for python in PYTHONS), "engine", "addon_zip", "path"]:
         session.notify(name)
     for version in BLENDERS:
         session.notify(f"blender({version})")

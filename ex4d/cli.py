@@ -10,10 +10,10 @@ import sys
 from importlib.metadata import entry_points
 
 from . import __version__
-from .commands import bench, demo, doctor, generate, recon, render, submit
+from .commands import bench, demo, doctor, generate, models, recon, render, submit
 from .errors import CancelledError, Ex4dError
 
-_COMMANDS = (recon, render, generate, submit, demo, doctor, bench)
+_COMMANDS = (recon, render, generate, submit, demo, models, doctor, bench)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -15,6 +15,7 @@ from .clip import FrameSelection, read_clip
 from .condition import Condition, render_condition
 from .depth.files import read_depth
 from .diffusion import Engine, create_engine
+from .diffusion.warm import WarmModels
 from .dwmesh import default_rules
 from .folders import whole_folder
 from .images import write_depth_exr, write_png
@@ -93,7 +94,9 @@ def render(job: RenderJob, inputs: Path, output: Path, task: Task) -> Condition:
     return condition
 
 
-def generate(job: GenerateJob, inputs: Path, output: Path, task: Task) -> Take:
+def generate(
+    job: GenerateJob, inputs: Path, output: Path, task: Task, warm: WarmModels | None = None
+) -> Take:
     """Make a take of a scene along a trajectory.
 
     Args:
@@ -101,11 +104,13 @@ def generate(job: GenerateJob, inputs: Path, output: Path, task: Task) -> Take:
         inputs: Folder of the scene.
         output: Where the take shall be.
         task: Progress and cancellation.
+        warm: Keeps models between jobs.
     """
     scene = Scene(inputs)
     trajectory = Trajectory.from_document(job.trajectory)
     rasteriser = create_rasteriser()
-    engine = create_engine(job.settings, rasteriser)
+    engine = create_engine(job.settings, rasteriser, warm)
+    notes = engine.check(trajectory)
     condition = render_condition(scene, trajectory, rasteriser, task=task)
     frames = engine.generate(scene, trajectory, condition, task=task)
     document = TakeDocument(
@@ -127,7 +132,9 @@ def generate(job: GenerateJob, inputs: Path, output: Path, task: Task) -> Take:
             ),
             _part("rasteriser", rasteriser),
             _part("engine", engine),
+            *engine.weights,
         ),
+        notes=notes,
         app_version=__version__,
     )
     pairs = ((frame, condition.frame(index)) for index, frame in enumerate(frames))

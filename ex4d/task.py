@@ -39,12 +39,20 @@ class Task:
         self._report = report
         self._is_cancelled = is_cancelled
 
-    def step(self, stage: str, done: int, total: int) -> None:
-        """Report that `done` of `total` units of `stage` are finished.
+    def check(self) -> None:
+        """End the work here if that was asked for, between two steps.
 
         Raises:
             CancelledError: If cancellation was asked for.
         """
         if self._is_cancelled():
             raise CancelledError
+
+    def step(self, stage: str, done: int, total: int) -> None:
+        """Report that `done` of `total` units of `stage` are finished.
+
+        Raises:
+            CancelledError: If cancellation was asked for.
+        """
+        self.check()
         self._report(Progress(stage, done, total))

@@ -58,6 +58,7 @@ def examine() -> Iterator[Finding]:
     yield _encryption()
     yield _disk(Path.cwd())
     yield from _graphics_card()
+    yield _models()
     yield _blender()
 
 
@@ -115,6 +116,22 @@ def _graphics_card() -> Iterator[Finding]:
             "not installed: the cpu rasteriser is used (nvdiffrast is for non-commercial use)",
             "build it from its public source with the CUDA toolkit",
         )
+
+
+def _models() -> Finding:
+    from ex4d.diffusion.wan.files import find_models, models_folder
+    from ex4d.errors import InputError
+
+    folder = models_folder()
+    try:
+        files = find_models(folder)
+    except InputError as error:
+        expected, _, remedy = error.message.rpartition("; ")
+        return Finding("note", "ex4d engine", expected, remedy)
+    size_gb = sum(path.stat().st_size for path in files.all_paths()) / 1e9
+    kind = "published" if files.adapter is not None else "converted"
+    remedy = "run `ex4d models convert` once for a quicker start" if files.adapter else ""
+    return Finding("ok", "ex4d engine", f"{kind} weights, {size_gb:.1f} GB, in {folder}", remedy)
 
 
 def _blender() -> Finding:

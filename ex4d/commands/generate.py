@@ -9,17 +9,19 @@ from pathlib import Path
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add `generate`."""
+    from .engines import add_engine_arguments
+
     parser = subparsers.add_parser(
         "generate", help="the shot from colour and mask", description=__doc__
     )
     parser.add_argument("--color_video", type=Path, required=True, help="color_<cam>.mp4 of recon")
     parser.add_argument("--mask_video", type=Path, required=True, help="mask_<cam>.mp4 of recon")
     parser.add_argument("--output_video", type=Path, required=True, help="MP4 to write")
-    parser.add_argument("--engine", choices=("preview",), default="preview")
     parser.add_argument("--scene", type=Path, help="default: scene/ beside the colour video")
     parser.add_argument(
         "--camera", type=Path, help="default: camera_<cam>.npz beside the colour video"
     )
+    add_engine_arguments(parser)
     parser.set_defaults(run=run)
 
 
@@ -32,12 +34,13 @@ def run(arguments: argparse.Namespace) -> int:
     from ex4d.condition import Condition
     from ex4d.diffusion import create_engine
     from ex4d.errors import InputError
-    from ex4d.protocol.documents import PreviewSettings
     from ex4d.raster import create_rasteriser
     from ex4d.scene import Scene
 
+    from .engines import chosen_settings
     from .progress import progress_bars
 
+    engine = create_engine(chosen_settings(arguments), create_rasteriser())
     folder: Path = arguments.color_video.parent
     name = arguments.color_video.stem.removeprefix("color_")
     with progress_bars() as task:
@@ -64,9 +67,11 @@ def run(arguments: argparse.Namespace) -> int:
             np.full(seen.shape, np.inf, np.float32),
             seen.mean(axis=(1, 2)),
         )
-        engine = create_engine(PreviewSettings(), create_rasteriser())
+        notes = engine.check(trajectory)
         scene = Scene(arguments.scene or folder / "scene")
         frames = engine.generate(scene, trajectory, condition, task=task)
         write_video(arguments.output_video, frames, color.frame_rate, task=task)
     print(f"{arguments.output_video}: made by the engine `{engine.name}`")
+    for note in notes:
+        print(f"note: {note}")
     return 0

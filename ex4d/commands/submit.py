@@ -23,6 +23,7 @@ _CONNECT_TIMEOUT_S = 30.0
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add `submit`."""
     from .cameras import add_camera_arguments
+    from .engines import add_engine_arguments
 
     parser = subparsers.add_parser(
         "submit",
@@ -45,6 +46,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     generate.add_argument("scene", type=Path, help="folder of the scene")
     generate.add_argument("--output", type=Path, required=True, help="folder of the take")
     add_camera_arguments(generate)
+    add_engine_arguments(generate)
     generate.set_defaults(run=run_generate)
 
 
@@ -97,17 +99,18 @@ def run_recon(arguments: argparse.Namespace) -> int:
 
 def run_generate(arguments: argparse.Namespace) -> int:
     """Send the scene, unless the server has it, and the camera path; fetch the take."""
-    from ex4d.protocol.documents import PreviewSettings
     from ex4d.protocol.messages import GenerateJob
     from ex4d.scene import Scene
 
     from .cameras import chosen_trajectory
+    from .engines import chosen_settings
 
+    settings = chosen_settings(arguments)
     scene = Scene(arguments.scene)
     trajectory = chosen_trajectory(arguments, scene).to_document()
 
     def build(files: "tuple[FileRef, ...]") -> GenerateJob:
-        return GenerateJob(scene=files, trajectory=trajectory, settings=PreviewSettings())
+        return GenerateJob(scene=files, trajectory=trajectory, settings=settings)
 
     return _send(
         build, {name: scene.folder / name for name in scene.file_names()}, arguments.output

@@ -1,17 +1,29 @@
-"""Engines: from a condition to the frames of a take."""
+"""Engines: from a condition to the frames of a take.
 
-from collections.abc import Iterator
-from typing import Protocol
+Importing this loads nothing heavy: the server asks what is available.
+"""
 
-import numpy as np
-from numpy.typing import NDArray
+from __future__ import annotations
 
-from ex4d.camera import Trajectory
-from ex4d.condition import Condition
-from ex4d.protocol.documents import EngineSettings
-from ex4d.raster import Rasteriser
-from ex4d.scene import Scene
-from ex4d.task import Task
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Protocol
+
+from ex4d.errors import InputError
+from ex4d.protocol.documents import EngineSettings, Ex4dSettings, PreviewSettings, UsedPart
+
+from .warm import WarmModels
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from ex4d.camera import Trajectory
+    from ex4d.condition import Condition
+    from ex4d.raster import Rasteriser
+    from ex4d.scene import Scene
+    from ex4d.task import Task
 
 
 class Engine(Protocol):
@@ -20,6 +32,22 @@ class Engine(Protocol):
     name: str
     version: str
     licence: str
+
+    @property
+    def weights(self) -> tuple[UsedPart, ...]:
+        """Models that make the take; empty for an engine without any."""
+        ...
+
+    def check(self, trajectory: Trajectory) -> tuple[str, ...]:
+        """Refuse what cannot be made, before any work is done.
+
+        Returns:
+            What the viewer of the take should know.
+
+        Raises:
+            InputError: With what was expected and what to do.
+        """
+        ...
 
     def generate(
         self, scene: Scene, trajectory: Trajectory, condition: Condition, *, task: Task
@@ -35,13 +63,56 @@ class Engine(Protocol):
         ...
 
 
-def create_engine(settings: EngineSettings, rasteriser: Rasteriser) -> Engine:
+def create_engine(
+    settings: EngineSettings, rasteriser: Rasteriser, warm: WarmModels | None = None
+) -> Engine:
     """The engine that the settings belong to.
 
     Args:
         settings: What the engine is told.
         rasteriser: For engines that look at the scene again.
-    """
-    from .preview import PreviewEngine
+        warm: Keeps models between jobs; absent: they are loaded for this one.
 
-    return PreviewEngine(settings, rasteriser)
+    Raises:
+        InputError: If something that the engine needs is missing.
+    """
+    match settings:
+        case PreviewSettings():
+            from .preview import PreviewEngine
+
+            return PreviewEngine(settings, rasteriser)
+        case Ex4dSettings():
+            check_packages()
+            from .wan.engine import WanEngine
+
+            return WanEngine(settings, warm or WarmModels(idle_s=0))
+
+
+def why_unavailable() -> str:
+    """Why the `ex4d` engine cannot work on this machine and what to do; empty where it can.
+
+    Whether the card is large enough, it says itself when it knows what is to be made.
+    """
+    from .wan.files import find_models, models_folder
+
+    try:
+        check_packages()
+        find_models(models_folder())
+    except InputError as error:
+        return error.message
+    return ""
+
+
+def check_packages() -> None:
+    """Refuse to go on without what the `ex4d` engine is built on.
+
+    Raises:
+        InputError: `engine_missing`.
+    """
+    missing = [name for name in ("torch", "diffsynth") if find_spec(name) is None]
+    if missing:
+        msg = (
+            f"expected the packages of the ex4d engine, found no {' and no '.join(missing)}; run "
+            "`pip install 'ex4d[diffusion]'`"
+        )
+        raise InputError("engine_missing", msg)

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from ex4d.camera import Trajectory
 from ex4d.condition import Condition
 from ex4d.dwmesh import DWMesh, default_rules
-from ex4d.protocol.documents import PreviewSettings
+from ex4d.protocol.documents import PreviewSettings, UsedPart
 from ex4d.raster import Rasteriser
 from ex4d.scene import Scene
 from ex4d.task import Task
@@ -58,10 +58,15 @@ class PreviewEngine:
     name = "preview"
     version = "1"
     licence = "Apache-2.0"
+    weights: tuple[UsedPart, ...] = ()
 
     def __init__(self, settings: PreviewSettings, rasteriser: Rasteriser) -> None:
         self.settings = settings
         self._rasteriser = rasteriser
+
+    def check(self, trajectory: Trajectory) -> tuple[str, ...]:
+        """Anything can be made; see `Engine`."""
+        return ()
 
     def generate(
         self, scene: Scene, trajectory: Trajectory, condition: Condition, *, task: Task

@@ -22,6 +22,9 @@ Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 SidePx = Annotated[int, Meta(ge=2, le=MAX_SIDE_PX)]
 FrameCount = Annotated[int, Meta(ge=1, le=MAX_FRAMES)]
 ShortText = Annotated[str, Meta(max_length=256)]
+#: Longer than the 512 tokens that the model reads, in any script.
+Prompt = Annotated[str, Meta(max_length=2000)]
+LoraName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}\Z")]
 Positive = Annotated[float, Meta(gt=0.0)]
 
 
@@ -155,8 +158,38 @@ class PreviewSettings(_Document, frozen=True, kw_only=True, tag="preview", tag_f
     seed: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 0
 
 
+#: What the reference tells the model; takes were trained and judged with these.
+REFERENCE_PROMPT = (
+    "4K ultra HD, surround motion, realistic tone, panoramic shot, wide-angle view, "
+    "cinematic quality"
+)
+REFERENCE_NEGATIVE_PROMPT = (
+    "Bright tones, overexposed, static, blurred details, subtitles, style, works, paintings, "
+    "images, static, overall gray, worst quality, low quality, JPEG compression residue, ugly, "
+    "incomplete, extra fingers, poorly drawn hands, poorly drawn faces, deformed, disfigured, "
+    "misshapen limbs, fused fingers, still picture, messy background, three legs, many people in "
+    "the background, walking backwards"
+)
+
+
+class Ex4dSettings(_Document, frozen=True, kw_only=True, tag="ex4d", tag_field="engine"):
+    """EX-4D on Wan2.1-I2V-14B, which imagines what the source never saw."""
+
+    #: `exact`: as the reference computes. `fast`: 8-bit floating-point products. `draft`: with a
+    #: step-distilled LoRA among `loras`, few steps and no guidance.
+    mode: Literal["exact", "fast", "draft"] = "exact"
+    steps: Annotated[int, Meta(ge=1, le=100)] = 25
+    #: Of classifier-free guidance; 1 is none, which halves the time.
+    guidance: Annotated[float, Meta(ge=1.0, le=20.0)] = 5.0
+    seed: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 0
+    prompt: Prompt = REFERENCE_PROMPT
+    negative_prompt: Prompt = REFERENCE_NEGATIVE_PROMPT
+    #: Names under which the server's owner registered additional LoRAs.
+    loras: Annotated[tuple[LoraName, ...], Meta(max_length=8)] = ()
+
+
 #: What an engine is told. Later engines join this union; the tag names the engine.
-EngineSettings = PreviewSettings
+EngineSettings = PreviewSettings | Ex4dSettings
 
 
 class UsedPart(_Document, frozen=True, kw_only=True):
@@ -189,4 +222,6 @@ class TakeDocument(_Document, frozen=True, kw_only=True):
     #: Share of pixels that the source saw, per frame, 0..1.
     coverage: tuple[float, ...]
     parts: tuple[UsedPart, ...]
+    #: What the viewer of the take should know, for example that its size is an unusual one.
+    notes: Annotated[tuple[ShortText, ...], Meta(max_length=16)] = ()
     app_version: ShortText

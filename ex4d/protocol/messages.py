@@ -29,7 +29,7 @@ from .documents import (
 
 #: Raised when old peers can no longer understand new ones; minor: optional additions only.
 PROTOCOL_MAJOR = 1
-PROTOCOL_MINOR = 0
+PROTOCOL_MINOR = 1
 
 MAX_HEADER_BYTES = 4 << 20
 MAX_CHUNK_BYTES = 1 << 20

@@ -37,6 +37,9 @@ def serve_command(subparsers: Subparsers) -> None:
         default="",
         help="CUDA devices, one worker each, for example 0,1; default: one worker",
     )
+    parser.add_argument(
+        "--idle-s", type=float, default=600.0, help="keep models so long after a job (600)"
+    )
     parser.add_argument("--pair", metavar="NAME", help="print a link for a new client of NAME")
     parser.add_argument("--quota-gib", type=float, help="what each user may store")
     parser.add_argument(
@@ -181,6 +184,7 @@ def _config(arguments: argparse.Namespace, data: Path, *, local: bool = False) -
         port=port,
         executor=arguments.executor,
         devices=tuple(arguments.devices.split(",")),
+        idle_s=arguments.idle_s,
         fake=FakeOptions(
             frame_s=arguments.fake_frame_s,
             lost_attempts=arguments.fake_lost_attempts,

@@ -49,6 +49,8 @@ class ServerConfig:
     executor: Literal["local", "fake"] = "local"
     #: One worker process each: the value of CUDA_VISIBLE_DEVICES, or empty to leave it alone.
     devices: tuple[str, ...] = ("",)
+    #: How long a worker keeps models without a job, before it leaves the card to others.
+    idle_s: float = 600.0
     fake: FakeOptions = field(default_factory=FakeOptions)
     quotas: Quotas = field(default_factory=Quotas)
 

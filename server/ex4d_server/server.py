@@ -33,6 +33,7 @@ from .scheduler import Scheduler
 from .sessions import Session, Sessions
 from .transfers import Downloads, Uploads
 from .wire import Wire, open_socket
+from .worker import PipelineJobs
 
 _log = structlog.get_logger(__name__)
 
@@ -182,7 +183,7 @@ async def _clean(journal: Journal, blobs: BlobStore, keep_s: float) -> None:
 def _make_executor(config: ServerConfig) -> Executor:
     if config.executor == "fake":
         return FakeExecutor(config.fake)
-    return LocalExecutor(config.devices)
+    return LocalExecutor(PipelineJobs(config.idle_s), config.devices)
 
 
 def _check_reachable(config: ServerConfig, identity: Identity) -> None:

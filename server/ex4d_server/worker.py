@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -21,6 +22,9 @@ from ex4d.protocol.messages import GenerateJob, JobRequest, ReconstructJob, Rend
 from ex4d.task import Progress, Task
 
 from .blobs import FULL_ERRORS
+
+if TYPE_CHECKING:
+    from ex4d.diffusion.warm import WarmModels
 
 _log = logging.getLogger(__name__)
 
@@ -71,17 +75,32 @@ ToWorker = StartWork | CancelWork
 FromWorker = WorkProgress | WorkDone | WorkCancelled | WorkFailed
 
 
-def run_pipeline(request: JobRequest, inputs: Path, output: Path, task: Task) -> None:
-    """Do a job with the real pipeline."""
-    from ex4d import pipeline
+class PipelineJobs:
+    """Does jobs with the real pipeline; models stay loaded from one to the next.
 
-    match request:
-        case ReconstructJob():
-            pipeline.reconstruct(request, inputs, output, task)
-        case RenderJob():
-            pipeline.render(request, inputs, output, task)  # pyright: ignore[reportUnknownMemberType] - it returns arrays
-        case GenerateJob():
-            pipeline.generate(request, inputs, output, task)
+    It crosses to the worker process before its first job.
+
+    Args:
+        idle_s: How long models are kept without a job.
+    """
+
+    def __init__(self, idle_s: float) -> None:
+        self._idle_s = idle_s
+        self._warm: WarmModels | None = None
+
+    def __call__(self, request: JobRequest, inputs: Path, output: Path, task: Task) -> None:
+        """Do a job."""
+        from ex4d import pipeline
+        from ex4d.diffusion.warm import WarmModels
+
+        match request:
+            case ReconstructJob():
+                pipeline.reconstruct(request, inputs, output, task)
+            case RenderJob():
+                pipeline.render(request, inputs, output, task)  # pyright: ignore[reportUnknownMemberType] - it returns arrays
+            case GenerateJob():
+                self._warm = self._warm or WarmModels(self._idle_s)
+                pipeline.generate(request, inputs, output, task, self._warm)
 
 
 def serve_pipe(connection: Connection, device: str, run_job: RunJob) -> None:

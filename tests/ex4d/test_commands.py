@@ -134,3 +134,24 @@ def test_damaged_trajectory_is_refused(
     arguments = ["render", str(results / "scene"), "--output", str(tmp_path / "condition")]
     assert main([*arguments, "--trajectory", str(path)]) == 1
     assert "[trajectory_invalid]" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        ("--steps", "5"),
+        ("--seed", "-1"),
+        ("--engine", "ex4d", "--steps", "0"),
+        ("--engine", "ex4d", "--guidance", "nan"),
+        ("--engine", "ex4d", "--prompt", "a" * 2001),
+        ("--engine", "ex4d", "--lora", "../elsewhere"),
+    ],
+)
+def test_generate_refuses_what_the_engine_does_not_take(
+    results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], others: tuple[str, ...]
+) -> None:
+    arguments = ["generate", "--output_video", str(tmp_path / "output.mp4")]
+    arguments += ["--color_video", str(results / "color_30.mp4")]
+    arguments += ["--mask_video", str(results / "mask_30.mp4")]
+    assert main([*arguments, *others]) == 1
+    assert "[settings_invalid]" in capsys.readouterr().err

@@ -56,6 +56,15 @@ async def run(
     return progress
 
 
+def test_engine_without_its_model_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EX4D_MODELS", str(tmp_path))
+    preview, ex4d = LocalExecutor(run_job=run_test_job).engines
+    assert (preview.name, preview.available, preview.reason) == ("preview", True, "")
+    assert (ex4d.name, ex4d.available) == ("ex4d", False)
+    assert "pip install" in ex4d.reason or "ex4d models download" in ex4d.reason
+    assert str(tmp_path) not in ex4d.reason
+
+
 def test_worker_stays_for_the_next_job(tmp_path: Path) -> None:
     async def scenario(executor: LocalExecutor) -> None:
         pids: list[str] = []

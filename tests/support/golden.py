@@ -7,7 +7,10 @@ skipped by name; if there is none at all, the tests fail.
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from ex4d.diffusion.wan.files import ModelFiles, published_layout
 
 GOLDEN = Path(os.environ.get("EX4D_GOLDEN") or Path(__file__).parents[1] / "golden")
 
@@ -33,3 +36,20 @@ def sibling(path: Path, name: str) -> Path:
     if not other.is_file():
         pytest.skip(f"{other} is missing")
     return other
+
+
+def arrays_of(name: str) -> np.lib.npyio.NpzFile:
+    """The arrays of a file; skipped by name where it is missing."""
+    path = GOLDEN / name
+    if not path.is_file():
+        pytest.skip(f"{path} is missing")
+    return np.load(path)
+
+
+def models_of() -> ModelFiles:
+    """The small model; skipped by name where a file of it is missing."""
+    files = published_layout(GOLDEN / "models")
+    for path in files.all_paths():
+        if not path.is_file():
+            pytest.skip(f"{path} is missing")
+    return files

@@ -8,6 +8,7 @@ from msgspec import inspect
 
 from ex4d.protocol.documents import (
     CameraPose,
+    Ex4dSettings,
     FileRef,
     PreviewSettings,
     TrajectoryDocument,
@@ -109,6 +110,22 @@ CLIENT_EXAMPLES: dict[str, ClientMessage] = {
         request_id=ID,
         job=GenerateJob(scene=(_FILE,), trajectory=_TRAJECTORY, settings=PreviewSettings(seed=42)),
     ),
+    "job_submit generate ex4d": JobSubmit(
+        request_id=ID,
+        job=GenerateJob(
+            scene=(_FILE,),
+            trajectory=_TRAJECTORY,
+            settings=Ex4dSettings(
+                mode="draft",
+                steps=4,
+                guidance=1.0,
+                seed=42,
+                prompt="a garden",
+                negative_prompt="blurred",
+                loras=("four-steps",),
+            ),
+        ),
+    ),
     "job_watch": JobWatch(request_id=ID, job_id=OTHER_ID, after_seq=6),
     "job_cancel": JobCancel(request_id=ID, job_id=OTHER_ID),
     "job_list_request": JobListRequest(request_id=ID),
@@ -169,10 +186,10 @@ def _strategy(kind: inspect.Type) -> st.SearchStrategy[Any]:
                 -(2**63) if least is None else least,
                 limit - 1 if limit is not None else 2**63 - 1 if most is None else most,
             )
-        case inspect.FloatType(gt=above, ge=least, lt=below):
+        case inspect.FloatType(gt=above, ge=least, lt=below, le=most):
             return st.floats(
                 min_value=above if above is not None else least,
-                max_value=below,
+                max_value=below if below is not None else most,
                 exclude_min=above is not None,
                 exclude_max=below is not None,
                 allow_nan=False,

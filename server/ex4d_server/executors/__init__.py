@@ -32,7 +32,11 @@ class Executor(Protocol):
     name: str
     #: How many jobs may run at once.
     slots: int
-    engines: tuple[EngineInfo, ...]
+
+    @property
+    def engines(self) -> tuple[EngineInfo, ...]:
+        """What jobs may ask for, now."""
+        ...
 
     def start(self) -> None:
         """Make ready for work; called once, in the running event loop."""

@@ -23,7 +23,6 @@ from ex4d_server.worker import (
     WorkDone,
     WorkFailed,
     WorkProgress,
-    run_pipeline,
     serve_pipe,
 )
 
@@ -37,18 +36,17 @@ class LocalExecutor:
     """Runs as many jobs at once as there are devices.
 
     Args:
+        run_job: Does one job, in the worker; something that can be sent there.
         devices: For each worker the value of CUDA_VISIBLE_DEVICES; empty: leave it alone.
-        run_job: Does one job, in the worker; a function that can be imported.
         cancel_grace_s: How long a cancelled job may go on.
     """
 
     name = "local"
-    engines = (EngineInfo(name="preview", available=True, reason="", licence="Apache-2.0"),)
 
     def __init__(
         self,
+        run_job: RunJob,
         devices: tuple[str, ...] = ("",),
-        run_job: RunJob = run_pipeline,
         cancel_grace_s: float = CANCEL_GRACE_S,
     ) -> None:
         self.slots = len(devices)
@@ -57,6 +55,17 @@ class LocalExecutor:
         self._cancel_grace_s = cancel_grace_s
         self._idle: list[_Worker] = []
         self._busy: set[_Worker] = set()
+
+    @property
+    def engines(self) -> tuple[EngineInfo, ...]:
+        """What jobs may ask for, now: models may have been fetched since the start."""
+        from ex4d.diffusion import why_unavailable
+
+        reason = why_unavailable()
+        return (
+            EngineInfo(name="preview", available=True, reason="", licence="Apache-2.0"),
+            EngineInfo(name="ex4d", available=not reason, reason=reason, licence="Apache-2.0"),
+        )
 
     def start(self) -> None:
         """Start the workers, so that the first job does not wait for them."""
