@@ -54,7 +54,7 @@ class EX4D_PT_connection(_Sidebar, bpy.types.Panel):
         else:
             layout.row().prop(chosen, "mode", expand=True)
             if chosen.mode == "LOCAL" and not chosen.executable:
-                layout.prop(chosen, "executable")
+                layout.prop(chosen, "executable", text="Program")
             layout.operator("ex4d.connect", icon="LINKED")
             if chosen.mode == "REMOTE":
                 self._draw_remote(layout, chosen)
@@ -286,11 +286,12 @@ def _draw_import_menu(menu: bpy.types.Menu, _context: bpy.types.Context) -> None
 _register_classes, _unregister_classes = bpy.utils.register_classes_factory(
     (
         EX4D_PT_connection,
+        # Where progress shows without scrolling, whatever the height of the window.
+        EX4D_PT_jobs,
         EX4D_PT_shot,
         EX4D_PT_import,
         EX4D_PT_camera,
         EX4D_PT_generate,
-        EX4D_PT_jobs,
     )
 )
 

@@ -5,20 +5,22 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .camera import Trajectory
+from .camera import Intrinsics, Trajectory
 from .errors import InputError
 from .raster import ConditionFrame, Rasteriser
 from .scene import Scene
 from .task import Task
 
-#: A camera this close to the source's, in scene units and in the entries of its rotation, shows
-#: the source frame itself.
-_SAME_POSE = 1e-6
-#: The reference's source and output cameras differ by half a pixel, which it ignores in frame 0.
+#: A camera shows the source's own view if that moves no pixel farther than this.
+_SAME_POSE_PX = 0.1
+#: The reference's source and output cameras differ by half a pixel, which it ignores in frame 0;
+#: and a picture that is smaller than the source by a rounded factor may reach beyond it by as much.
 _SAME_INTRINSICS_PX = 0.5
 
 
@@ -65,7 +67,7 @@ def condition_frames(
     """Render the condition frame by frame.
 
     Output frame 0 is the source frame with a full mask where it looks from the source camera, since
-    the model is conditioned on it.
+    the model is conditioned on it; resampled where the picture has another size or a longer lens.
 
     Args:
         scene: What to look at.
@@ -85,11 +87,10 @@ def condition_frames(
 
     def draw(index: int) -> ConditionFrame:
         source_frame = int(trajectory.source_time[index])
-        if index == 0 and _is_source_view(scene, trajectory):
-            color = scene.frame(source_frame)
-            return ConditionFrame(
-                color, np.ones(color.shape[:2], np.bool_), scene.depth(source_frame)
-            )
+        if index == 0:
+            source_view = _source_view(scene, trajectory)
+            if source_view is not None:
+                return source_view
         return rasteriser.render(
             scene.mesh(source_frame), trajectory.cam_to_world[index], trajectory.intrinsics(index)
         )
@@ -111,17 +112,85 @@ def condition_frames(
                 future.cancel()
 
 
-def _is_source_view(scene: Scene, trajectory: Trajectory) -> bool:
-    """Whether the first camera is the source camera, to half a pixel."""
-    source, first = scene.intrinsics, trajectory.intrinsics(0)
+def _source_view(scene: Scene, trajectory: Trajectory) -> ConditionFrame | None:
+    """Output frame 0 if the source saw all of it, from the same place; None otherwise."""
+    source, output = scene.intrinsics, trajectory.intrinsics(0)
+    pose = trajectory.cam_to_world[0]
+    focal_px = max(output.fx_px, output.fy_px)
+    turned_px = np.abs(pose[:3, :3] - np.eye(3)).max() * focal_px
+    moved_px = np.abs(pose[:3, 3]).max() / scene.document.nearest_depth * focal_px
+    if max(turned_px, moved_px) > _SAME_POSE_PX:
+        return None
+    index = int(trajectory.source_time[0])
+    color, depth = scene.frame(index), scene.depth(index)
+    if not _is_same_camera(source, output):
+        left_px, top_px = _in_source(source, output, 0.0, 0.0)
+        right_px, bottom_px = _in_source(source, output, output.width_px, output.height_px)
+        beyond_px = max(-left_px, -top_px, right_px - source.width_px, bottom_px - source.height_px)
+        if beyond_px > _SAME_INTRINSICS_PX:
+            return None
+        color, depth = _resampled(color, depth, source, output)
+    return ConditionFrame(color, np.ones(color.shape[:2], np.bool_), depth)
+
+
+def _is_same_camera(source: Intrinsics, output: Intrinsics) -> bool:
     differences_px = (
-        source.fx_px - first.fx_px,
-        source.fy_px - first.fy_px,
-        source.cx_px - first.cx_px,
-        source.cy_px - first.cy_px,
+        source.fx_px - output.fx_px,
+        source.fy_px - output.fy_px,
+        source.cx_px - output.cx_px,
+        source.cy_px - output.cy_px,
     )
+    return (source.width_px, source.height_px) == (output.width_px, output.height_px) and (
+        max(map(abs, differences_px)) <= _SAME_INTRINSICS_PX
+    )
+
+
+def _in_source(source: Intrinsics, output: Intrinsics, x_px: Any, y_px: Any) -> tuple[Any, Any]:
+    """Where points of the output's picture, numbers or arrays, lie in the source's."""
     return (
-        (source.width_px, source.height_px) == (first.width_px, first.height_px)
-        and bool(np.allclose(trajectory.cam_to_world[0], np.eye(4), rtol=0, atol=_SAME_POSE))
-        and max(map(abs, differences_px)) <= _SAME_INTRINSICS_PX
+        (x_px - output.cx_px) / output.fx_px * source.fx_px + source.cx_px,
+        (y_px - output.cy_px) / output.fy_px * source.fy_px + source.cy_px,
     )
+
+
+def _resampled(
+    color: NDArray[np.uint8], depth: NDArray[np.float32], source: Intrinsics, output: Intrinsics
+) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """The source's colour and depth as another camera at the same place sees them."""
+    # First to about the output's scale, averaging; what is left is a shift and a hair of scale.
+    width_px = max(2, round(source.width_px * output.fx_px / source.fx_px))
+    height_px = max(2, round(source.height_px * output.fy_px / source.fy_px))
+    scaled = source.resized(width_px, height_px)
+    shrinks = width_px < source.width_px
+    color = cv2.resize(
+        color, (width_px, height_px), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
+    ).astype(np.uint8, copy=False)
+    left_px, top_px = _in_source(scaled, output, 0.5, 0.5)
+    # OpenCV counts pixels from their centres.
+    warp = np.array(
+        [
+            [scaled.fx_px / output.fx_px, 0.0, left_px - 0.5],
+            [0.0, scaled.fy_px / output.fy_px, top_px - 0.5],
+        ]
+    )
+    warped = cv2.warpAffine(
+        color,
+        warp,
+        (output.width_px, output.height_px),
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_REPLICATE,
+    )
+    columns, rows = (
+        np.clip(np.floor(values).astype(np.int64), 0, side_px - 1)
+        for values, side_px in (
+            (
+                _in_source(source, output, np.arange(output.width_px) + 0.5, 0.0)[0],
+                source.width_px,
+            ),
+            (
+                _in_source(source, output, 0.0, np.arange(output.height_px) + 0.5)[1],
+                source.height_px,
+            ),
+        )
+    )
+    return warped.astype(np.uint8, copy=False), depth[rows[:, None], columns]
