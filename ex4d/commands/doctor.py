@@ -119,8 +119,9 @@ def _graphics_card() -> Iterator[Finding]:
 
 
 def _models() -> Finding:
-    from ex4d.diffusion.wan.files import find_models, models_folder
+    from ex4d.diffusion.wan.files import find_models
     from ex4d.errors import InputError
+    from ex4d.weights.files import models_folder
 
     folder = models_folder()
     try:

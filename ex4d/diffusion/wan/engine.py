@@ -18,17 +18,16 @@ from ex4d.errors import InputError
 from ex4d.protocol.documents import Ex4dSettings, UsedPart
 from ex4d.scene import Scene
 from ex4d.task import Task
+from ex4d.weights.files import models_folder, weights_identity
 
 from . import conditioning, denoise
 from .files import (
     ADAPTER_FOLDER,
     BASE_FOLDER,
-    LICENCE,
+    EX4D_MODEL,
     ModelFiles,
     find_models,
     lora_path,
-    models_folder,
-    weights_identity,
 )
 from .loading import WanModels, load_models
 from .text import PromptEncoder
@@ -63,7 +62,7 @@ class WanEngine:
 
     name = "ex4d"
     version = "1"
-    licence = LICENCE
+    licence = EX4D_MODEL.licence
 
     def __init__(self, settings: Ex4dSettings, warm: WarmModels, cache: Path | None = None) -> None:
         from platformdirs import user_cache_path
@@ -86,12 +85,17 @@ class WanEngine:
         adapter = files.adapter or files.camera_encoder
         assert adapter is not None  # noqa: S101 - one of the two is always there
         parts = [
-            UsedPart(role="weights", name=BASE_FOLDER, version=_identity(base), licence=LICENCE),
+            UsedPart(
+                role="weights",
+                name=BASE_FOLDER,
+                version=_identity(base),
+                licence=EX4D_MODEL.licence,
+            ),
             UsedPart(
                 role="weights",
                 name=ADAPTER_FOLDER,
                 version=weights_identity(adapter),
-                licence=LICENCE,
+                licence=EX4D_MODEL.licence,
             ),
         ]
         parts += [
