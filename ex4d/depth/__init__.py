@@ -124,7 +124,7 @@ def create_estimator(
     warm = warm or WarmModels(idle_s=0)
     if model is DEPTHCRAFTER:
         _check_packages("torch", "diffusers", "transformers")
-        from .depthcrafter import DepthCrafter
+        from .depthcrafter.estimator import DepthCrafter
 
         return DepthCrafter(folder, warm)
     _check_packages("torch")

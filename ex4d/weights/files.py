@@ -118,12 +118,19 @@ def check_research_licence(model: PublishedModel, *, is_accepted: bool) -> None:
         raise InputError("licence_not_accepted", msg)
 
 
-def weights_identity(path: Path) -> str:
+def weights_identity(*paths: Path) -> str:
     """16 hexadecimal digits that differ between files of different weights.
 
-    They come from the size and 64 samples over the file's length: of tens of gigabytes, reading
-    all would take longer than the work that the identity saves.
+    They come from the size and 64 samples over the length of each file: of tens of gigabytes,
+    reading all would take longer than the work that the identity saves.
     """
+    digests = [_sampled(path) for path in paths]
+    if len(digests) == 1:
+        return digests[0]
+    return hashlib.sha256("".join(digests).encode()).hexdigest()[:16]
+
+
+def _sampled(path: Path) -> str:
     size_bytes = path.stat().st_size
     digest = hashlib.sha256(str(size_bytes).encode())
     with path.open("rb") as file:

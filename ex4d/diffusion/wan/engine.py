@@ -1,7 +1,6 @@
 # pyright: reportMissingImports=false
 """The `ex4d` engine: a take from a condition, with EX-4D's adapter on Wan2.1-I2V-14B."""
 
-import hashlib
 import math
 import os
 from collections.abc import Callable, Hashable, Iterator
@@ -88,7 +87,7 @@ class WanEngine:
             UsedPart(
                 role="weights",
                 name=BASE_FOLDER,
-                version=_identity(base),
+                version=weights_identity(*base),
                 licence=EX4D_MODEL.licence,
             ),
             UsedPart(
@@ -297,10 +296,3 @@ def _main_memory_bytes() -> float:
     if not hasattr(os, "sysconf"):
         return math.inf
     return float(os.sysconf("SC_PAGE_SIZE")) * os.sysconf("SC_PHYS_PAGES")
-
-
-def _identity(paths: tuple[Path, ...]) -> str:
-    digest = hashlib.sha256()
-    for path in paths:
-        digest.update(weights_identity(path).encode())
-    return digest.hexdigest()[:16]
