@@ -102,7 +102,7 @@ def create_estimator(
 
     Args:
         name: One of `protocol.documents.EstimatorName`.
-        warm: Keeps its network between jobs; absent: it is loaded for this one.
+        warm: Keeps large networks between jobs; absent: they are loaded for this one.
         accepts_research_licence: The user accepts a licence that forbids production.
         folder: The models folder; `weights.files.models_folder()` where absent.
 
@@ -121,16 +121,15 @@ def create_estimator(
     folder = folder or models_folder()
     check_research_licence(model, is_accepted=accepts_research_licence)
     model.require(folder)
-    warm = warm or WarmModels(idle_s=0)
     if model is DEPTHCRAFTER:
         _check_packages("torch", "diffusers", "transformers")
         from .depthcrafter.estimator import DepthCrafter
 
-        return DepthCrafter(folder, warm)
+        return DepthCrafter(folder, warm or WarmModels(idle_s=0))
     _check_packages("torch")
     from .video_depth_anything.estimator import VideoDepthAnything
 
-    return VideoDepthAnything(model, folder, warm)
+    return VideoDepthAnything(model, folder)
 
 
 def check_estimator(name: str, folder: Path) -> str:

@@ -195,7 +195,7 @@ def test_wrong_files_are_refused(
         with pytest.raises(InputError) as caught:
             call()
         assert caught.value.code == code
-        assert Path(ending).parent.name in caught.value.message
+        assert any(part in caught.value.message for part in Path(ending).parts)
 
 
 def test_missing_file_names_the_command(models: Path) -> None:

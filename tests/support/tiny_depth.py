@@ -68,6 +68,8 @@ SCHEDULER = {
     "timestep_type": "continuous",
     "use_karras_sigmas": True,
 }
+#: Of what the network says, before it is cut off at 0.
+LAST_BIAS = "head.scratch.output_conv2.2.bias"
 #: Of an estimator that is none.
 NO_WEIGHTS = UsedPart(role="depth weights", name="none", version="", licence="")
 _STEPS = 1024
@@ -79,6 +81,9 @@ def write_video_depth_anything(folder: Path, *, metric: bool = False) -> Path:
     values = dict(network.named_buffers())
     for name, parameter in network.named_parameters():
         values[name] = _rounded(_of_video_depth_anything(name, parameter))
+    if metric:
+        # Metres, none of them 0.
+        values[LAST_BIAS] += 50
     model = models.VIDEO_DEPTH_ANYTHING_METRIC if metric else models.VIDEO_DEPTH_ANYTHING
     path = folder / model.files[0].relative_path
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -92,7 +97,7 @@ def _of_video_depth_anything(name: str, parameter: torch.Tensor) -> torch.Tensor
         return drawn * 0.5
     if name.endswith("gamma"):
         return 0.5 + 0.3 * drawn
-    if name == "head.scratch.output_conv2.2.bias":
+    if name == LAST_BIAS:
         # Above 0, so that the last rectifier does not hide what the network says.
         return (drawn * 0.15).abs() + 0.6
     if parameter.dim() == 1:

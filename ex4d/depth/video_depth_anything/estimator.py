@@ -21,7 +21,6 @@ from torch.nn import functional
 from ex4d.depth import Estimate, EstimateKind
 from ex4d.depth.device import chosen_device
 from ex4d.depth.models import VIDEO_DEPTH_ANYTHING_METRIC
-from ex4d.diffusion.warm import WarmModels
 from ex4d.errors import InputError
 from ex4d.protocol.documents import UsedPart
 from ex4d.task import Task
@@ -128,16 +127,14 @@ class VideoDepthAnything:
     Args:
         model: Which of its variants.
         folder: The models folder.
-        warm: Keeps the network between jobs.
     """
 
-    def __init__(self, model: PublishedModel, folder: Path, warm: WarmModels) -> None:
+    def __init__(self, model: PublishedModel, folder: Path) -> None:
         self.name = model.name
         self.licence = model.licence
         is_metric = model is VIDEO_DEPTH_ANYTHING_METRIC
         self.kind: EstimateKind = "metric_depth" if is_metric else "affine_disparity"
         self._path = folder / model.files[0].relative_path
-        self._warm = warm
         self._device, self._dtype = chosen_device()
 
     @property
@@ -156,17 +153,16 @@ class VideoDepthAnything:
 
     def estimate(self, frames: NDArray[np.uint8], *, task: Task) -> Estimate:
         """Estimate the frames of a clip; see `DepthEstimator`."""
-        key = (self.name, weights_identity(self._path), str(self._device))
         _, height_px, width_px, _ = frames.shape
-        with self._warm.borrow(key, lambda: load_network(self._path, self._device)) as network:
-            values = estimate_frames(
-                network,
-                frames,
-                size=input_size(height_px, width_px, INPUT_SIDE_PX),
-                dtype=self._dtype,
-                is_metric=self.kind == "metric_depth",
-                task=task,
-            )
+        # It loads in a second: not worth the place of a larger model that is kept.
+        values = estimate_frames(
+            load_network(self._path, self._device),
+            frames,
+            size=input_size(height_px, width_px, INPUT_SIDE_PX),
+            dtype=self._dtype,
+            is_metric=self.kind == "metric_depth",
+            task=task,
+        )
         return Estimate(values, self.kind)
 
 
