@@ -8,6 +8,18 @@ _BENCHMARKS = {
     "geometry": "mask and colour against the truth of the rendered sample",
     "preview": "the preview engine against the truth, against Telea inpainting and the clock",
     "transfer": "a file to a server and back, against plain sockets, hashing and the disk",
+    "depth": "a depth estimator stage by stage, against plain matrix products",
+}
+#: Arguments of benchmarks that take any.
+_OPTIONS = {
+    "depth": (
+        "estimator",
+        "random_weights",
+        "accept_research_licence",
+        "size",
+        "frames",
+        "side_px",
+    )
 }
 
 
@@ -18,9 +30,32 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     for name, text in _BENCHMARKS.items():
         benchmark = names.add_parser(name, help=text, description=text)
         benchmark.set_defaults(run=run, benchmark=name)
+        if name == "depth":
+            _add_depth_options(benchmark)
+
+
+def _add_depth_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--estimator",
+        choices=("video-depth-anything", "depthcrafter"),
+        default="video-depth-anything",
+    )
+    parser.add_argument(
+        "--random-weights", action="store_true", help="of full size, instead of the published ones"
+    )
+    parser.add_argument("--accept-research-licence", action="store_true")
+    parser.add_argument("--size", default="512x512", help="of the clip (default: %(default)s)")
+    parser.add_argument("--frames", type=int, default=49, help="default: %(default)s")
+    parser.add_argument(
+        "--side_px",
+        type=int,
+        default=518,
+        help="shorter side of video-depth-anything's input (default: %(default)s)",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run one benchmark; it prints its own table."""
-    import_module(f"ex4d.bench.{arguments.benchmark}").run()
+    options = {name: getattr(arguments, name) for name in _OPTIONS.get(arguments.benchmark, ())}
+    import_module(f"ex4d.bench.{arguments.benchmark}").run(**options)
     return 0
