@@ -8,9 +8,9 @@ import msgspec
 
 from .camera import Intrinsics
 from .clip import Clip, FrameSelection, read_clip
-from .depth import DEFAULT_ESTIMATOR, Depth, create_estimator
+from .depth import DEFAULT_ESTIMATOR, METRIC_ESTIMATOR, Depth, create_estimator
 from .depth.files import DepthKind, read_depth
-from .depth.units import depth_of
+from .depth.units import depth_of, key_frames
 from .diffusion.warm import WarmModels
 from .errors import InputError
 from .protocol.documents import DepthRange
@@ -101,9 +101,14 @@ def read_footage(
             warm,
             accepts_research_licence=wish.accepts_research_licence,
         )
+        is_calibrated = wish.spread == "calibrated" and estimator.kind == "affine_disparity"
+        calibrator = create_estimator(METRIC_ESTIMATOR, warm) if is_calibrated else None
         clip = read_clip(path, selection=selection, task=task)
         estimate = estimator.estimate(clip.frames, task=task)
-        depth = depth_of(estimate, estimator, wish.spread)
+        metric = None
+        if calibrator is not None:
+            metric = calibrator.estimate(clip.frames[key_frames(len(clip.frames))], task=task)
+        depth = depth_of(estimate, estimator, wish.spread, metric)
         field_of_view_deg = estimate.field_of_view_deg
     intrinsics, source = chosen_intrinsics(clip, focal_px, field_of_view_deg)
     info = msgspec.structs.replace(depth.info, focal_source=source)

@@ -25,9 +25,10 @@ def add_depth_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--depth_range",
-        choices=("percentile", "min_max"),
+        choices=("percentile", "min_max", "calibrated"),
         default="percentile",
-        help="how disparity becomes depth; min_max is the reference's (default: %(default)s)",
+        help="how disparity becomes depth: min_max is the reference's; calibrated fits it to "
+        "video-depth-anything-metric on a few frames (default: %(default)s)",
     )
     parser.add_argument(
         "--accept-research-licence",

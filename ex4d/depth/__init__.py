@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from ex4d.errors import InputError
 from ex4d.protocol.documents import DepthInfo, EstimatorName, UsedPart
 
-from .models import DEPTH_MODELS, DEPTHCRAFTER, VIDEO_DEPTH_ANYTHING
+from .models import DEPTH_MODELS, DEPTHCRAFTER
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 #: What an estimator's numbers are. `affine_disparity`: inverse depth up to scale and shift, larger
 #: is nearer. `depth`: z-depth up to scale. `metric_depth`: z-depth in metres.
 EstimateKind = Literal["affine_disparity", "depth", "metric_depth"]
-DEFAULT_ESTIMATOR: EstimatorName = VIDEO_DEPTH_ANYTHING.name  # pyright: ignore[reportAssignmentType]
+DEFAULT_ESTIMATOR: EstimatorName = "video-depth-anything"
+#: Disparity of the others is calibrated by it.
+METRIC_ESTIMATOR: EstimatorName = "video-depth-anything-metric"
 
 
 @dataclass(frozen=True, eq=False)

@@ -29,14 +29,27 @@ _LOW_PERCENTILE, _HIGH_PERCENTILE = 0.1, 99.9
 _SAMPLE_SIZE = 1 << 24
 #: What an estimator says is nearer than this share of the 0.1 percentile is an outlier.
 _NEAREST_SHARE = 0.1
+#: Frames on which disparity is fitted to metric depth, and pixels of each.
+_KEY_FRAMES = 5
+_KEY_SAMPLE = 1 << 16
+_FIT_ROUNDS = 30
+
+
+def key_frames(frame_count: int) -> NDArray[np.int64]:
+    """The frames whose metric depth `depth_of` is given for calibration, spread over the clip."""
+    return np.unique(np.linspace(0, frame_count - 1, _KEY_FRAMES).round().astype(np.int64))
 
 
 def depth_of(
-    estimate: Estimate, estimator: DepthEstimator, spread: DepthRange = "percentile"
+    estimate: Estimate,
+    estimator: DepthEstimator,
+    spread: DepthRange = "percentile",
+    metric: Estimate | None = None,
 ) -> Depth:
     """The depth that an estimate means.
 
-    - Affine disparity is spread over [0, 1] and turned into depth as the reference does it.
+    - Affine disparity is spread over [0, 1] and turned into depth as the reference does it, or
+      fitted to metric depth.
     - Depth up to scale is scaled so that the clip's nearest lies at `NEAREST_DEPTH`.
     - Metric depth stays as it is.
 
@@ -44,13 +57,16 @@ def depth_of(
         estimate: Its values are overwritten: a clip must not be in memory twice.
         estimator: What made it.
         spread: For affine disparity.
+        metric: For `calibrated` alone: metric depth of the clip's `key_frames`.
 
     Raises:
-        InputError: `depth_values` for values that are not finite, that are the same everywhere in
-            disparity, or 0 everywhere in depth.
+        InputError: `depth_values` for values that are not finite, for disparity that is the same
+            everywhere, or for depth that is 0; `depth_calibration` if disparity and metric depth do
+            not go together.
     """
     values = estimate.values
-
+    is_disparity = estimate.kind == "affine_disparity"
+    is_calibrated = is_disparity and spread == "calibrated"
     for index, frame in enumerate(values):
         wrong = ~np.isfinite(frame)
         if wrong.any():
@@ -60,8 +76,10 @@ def depth_of(
                 "frames"
             )
             raise InputError("depth_values", msg)
-    is_disparity = estimate.kind == "affine_disparity"
-    if is_disparity:
+    if is_calibrated:
+        assert metric is not None  # noqa: S101 - the caller's part
+        _calibrate(values, metric.values, estimator.name)
+    elif is_disparity:
         low, high = whole_range(values) if spread == "min_max" else percentile_range(values)
         disparity_to_depth(values, low, high, f"what {estimator.name} saw")
     else:
@@ -69,7 +87,7 @@ def depth_of(
     info = DepthInfo(
         source=estimator.name,
         kind="disparity" if is_disparity else "depth",
-        unit="metres" if estimate.kind == "metric_depth" else "scene",
+        unit="metres" if is_calibrated or estimate.kind == "metric_depth" else "scene",
         licence=estimator.licence,
         weights=f"{estimator.weights.name} {estimator.weights.version}",
         spread=spread if is_disparity else "proportional",
@@ -129,6 +147,54 @@ def disparity_to_depth(
         # Halves, since the difference of two large numbers may be too large for float32.
         unit = (frame / 2 - np.float32(low / 2)) / np.float32(high / 2 - low / 2)
         frame[:] = depth_from_disparity(np.clip(unit, 0, 1))
+
+
+def fitted_inverse_depth(
+    disparity: NDArray[np.floating], inverse_depth: NDArray[np.floating]
+) -> tuple[float, float]:
+    """Scale and shift from disparity to inverse depth, by least absolute differences.
+
+    Edges and moving things, where two estimates differ most, weigh little in it: least squares are
+    repeated, each time with the inverse of the last differences for weights.
+    """
+    x, y = disparity.astype(np.float64).ravel(), inverse_depth.astype(np.float64).ravel()
+    weights = np.ones_like(x)
+    scale, shift = 0.0, 0.0
+    smallest = 1e-4 * np.abs(y).mean()
+    for _ in range(_FIT_ROUNDS):
+        x_mean, y_mean = np.average(x, weights=weights), np.average(y, weights=weights)
+        variance = np.average(np.square(x - x_mean), weights=weights)
+        if variance == 0:
+            return 0.0, float(y_mean)
+        scale = np.average((x - x_mean) * (y - y_mean), weights=weights) / variance
+        shift = y_mean - scale * x_mean
+        weights = 1 / np.maximum(np.abs(scale * x + shift - y), smallest)
+    return float(scale), float(shift)
+
+
+def _calibrate(disparity: NDArray[np.float32], metric: NDArray[np.float32], name: str) -> None:
+    """Turn affine disparity into metres, in place, by metric depth of the key frames."""
+    nearest, farthest = percentile_range(metric)
+    if not 0 < nearest <= farthest < np.inf:
+        msg = (
+            "expected metric depth above 0 to calibrate with, found other values; take another "
+            "range or other frames"
+        )
+        raise InputError("depth_calibration", msg)
+    step = max(1, metric[0].size // _KEY_SAMPLE)
+    own = disparity[key_frames(len(disparity))].reshape(len(metric), -1)[:, ::step]
+    truth = np.clip(metric.reshape(len(metric), -1)[:, ::step], nearest, farthest)
+    scale, shift = fitted_inverse_depth(own, 1 / truth)
+    if not scale > 0:
+        msg = (
+            f"expected disparity from {name} to grow where metric depth falls, found that it does "
+            "not; take another range or other frames"
+        )
+        raise InputError("depth_calibration", msg)
+    # Beyond what the metric estimate saw nothing is known: the sky stays there.
+    least, most = np.float32(1 / farthest), np.float32(1 / (nearest * _NEAREST_SHARE))
+    for frame in disparity:
+        frame[:] = 1 / np.clip(frame * np.float32(scale) + np.float32(shift), least, most)
 
 
 def bring_sky_near(depth: NDArray[np.float32], nearest: float) -> None:

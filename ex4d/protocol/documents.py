@@ -63,9 +63,10 @@ class PinholeIntrinsics(_Document, frozen=True, kw_only=True):
 
 #: What estimates depth; also the names of its weights in `ex4d models`.
 EstimatorName = Literal["video-depth-anything", "video-depth-anything-metric", "depthcrafter"]
-#: How affine disparity is spread over 0..1 before it becomes depth: from its least to its largest
-#: number over the clip, as the reference does it, or from its 0.1 to its 99.9 percentile.
-DepthRange = Literal["percentile", "min_max"]
+#: How affine disparity becomes depth. Spread over 0..1 first: from its least to its largest number
+#: over the clip, as the reference does it, or from its 0.1 to its 99.9 percentile, so that the
+#: farthest is sent to infinity. `calibrated`: fitted to a metric estimate of a few frames instead.
+DepthRange = Literal["percentile", "min_max", "calibrated"]
 
 
 class DepthInfo(_Document, frozen=True, kw_only=True, omit_defaults=True):

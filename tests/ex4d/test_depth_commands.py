@@ -75,6 +75,23 @@ def test_recon_without_depth(
         assert (folder / "out" / name).is_file()
 
 
+def test_calibrated_disparity(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The small metric network says more where the other one does: until it is turned round."""
+    assert recon(folder, "--depth_range", "calibrated") == 1
+    assert "[depth_calibration]" in capsys.readouterr().err
+    path = tiny_depth.write_video_depth_anything(folder / "models", metric=True)
+    values = torch.load(path, weights_only=True)
+    values["head.scratch.output_conv2.2.weight"] *= -1
+    torch.save(values, path)
+    assert recon(folder, "--depth_range", "calibrated") == 0
+    info = Scene(folder / "out" / "scene").document.depth
+    assert (info.source, info.kind) == ("video-depth-anything", "disparity")
+    assert (info.unit, info.spread) == ("metres", "calibrated")
+    path.unlink()
+    assert recon(folder, "--depth_range", "calibrated") == 1
+    assert "ex4d models download video-depth-anything-metric" in capsys.readouterr().err
+
+
 def test_recon_shows_the_licence_before_it_needs_it(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -12,6 +12,7 @@ from ex4d.depth.units import (
     NEAREST_DEPTH,
     SKY_FACTOR,
     depth_of,
+    key_frames,
     percentile_range,
 )
 from ex4d.errors import InputError
@@ -102,6 +103,48 @@ def test_metric_depth_stays_metres() -> None:
     np.testing.assert_array_equal(found.values[2:], values[2:])
     assert 0 < found.values[0, 0, 0] < 0.1
     assert found.values[1, 0, 0] <= SKY_FACTOR
+
+
+def room() -> np.ndarray:
+    """Metres: a floor towards a wall 6 m away, and something 2 m away that moves before it."""
+    depth = np.broadcast_to(np.linspace(6, 2.5, SHAPE[1])[:, None], SHAPE).astype(np.float32)
+    depth[:, :30] = 6
+    for index in range(len(depth)):
+        depth[index, 20:40, 10 * index : 10 * index + 20] = 2
+    return depth
+
+
+def test_calibrated_wall_stays_where_it_is() -> None:
+    depth = room()
+    seen = Estimate((7 / depth + 3).astype(np.float32), "affine_disparity")
+    keys = key_frames(len(depth))
+    rough = depth[keys].copy()
+    # A tenth of what the metric estimate says is far off.
+    random = np.random.default_rng(2)
+    rough[random.random(rough.shape) < 0.1] = 30
+    found = depth_of(seen, ORACLE, "calibrated", Estimate(rough, "metric_depth"))
+    np.testing.assert_allclose(found.values, depth, rtol=0.01)
+    assert found.info.unit == "metres"
+    assert found.info.spread == "calibrated"
+    spread = depth_from((7 / depth + 3).astype(np.float32), "affine_disparity").values
+    assert spread[0, 0, 0] / spread.min() > 100 * depth[0, 0, 0] / depth.min()
+
+
+def test_calibration_that_makes_no_sense_is_refused() -> None:
+    depth = room()
+    metric = Estimate(depth[key_frames(len(depth))], "metric_depth")
+    with pytest.raises(InputError) as caught:
+        depth_of(Estimate(depth.copy(), "affine_disparity"), ORACLE, "calibrated", metric)
+    assert caught.value.code == "depth_calibration"
+    nothing = Estimate(np.zeros_like(metric.values), "metric_depth")
+    with pytest.raises(InputError) as caught:
+        depth_of(Estimate(1 / depth, "affine_disparity"), ORACLE, "calibrated", nothing)
+    assert caught.value.code == "depth_calibration"
+
+
+@pytest.mark.parametrize(("count", "expected"), [(1, [0]), (3, [0, 1, 2]), (9, [0, 2, 4, 6, 8])])
+def test_key_frames_are_spread_over_the_clip(count: int, expected: list[int]) -> None:
+    assert key_frames(count).tolist() == expected
 
 
 @pytest.mark.parametrize("kind", ["affine_disparity", "depth", "metric_depth"])
