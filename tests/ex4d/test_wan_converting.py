@@ -125,7 +125,7 @@ def test_commands(
     assert main(["models", "check"]) == 0
     assert "ok  adapter: 68 tensors" in capsys.readouterr().out
     assert main(["models", "convert"]) == 0
-    assert main(["models", "list"]) == 0
+    assert main(["models", "list", "ex4d"]) == 0
     assert "converted/, which is used" in capsys.readouterr().out
     assert main(["models", "check"]) == 0
     assert "ok  camera encoder" in capsys.readouterr().out
