@@ -28,7 +28,12 @@ BLENDERS = {"4.2.23": "3.11", "4.5.15": "3.11", "5.0.1": "3.11", "5.2.3": "3.13"
 #: The Blender that builds the extension and plays the demo.
 OLDEST_BLENDER = "4.2.23"
 #: Tests that need torch; the core's sessions skip them.
-ENGINE_TESTS = ["**/test_wan_*.py", "**/test_diffusion_*.py", "**/test_server_ex4d.py"]
+ENGINE_TESTS = [
+    "**/test_wan_*.py",
+    "**/test_diffusion_*.py",
+    "**/test_depth_*.py",
+    "**/test_server_ex4d.py",
+]
 CORE_TESTS = ["house", "protocol", "client", "ex4d", "server", "golden", "e2e"]
 
 
@@ -87,11 +92,11 @@ def core(session: nox.Session) -> None:
 
 @nox.session(python="3.11")
 def engine(session: nox.Session) -> None:
-    """The ex4d engine, on the small model whose numbers the reference computed."""
+    """The ex4d engine and the depth estimators, on small models whose numbers others computed."""
     constraints = ["-c", str(CONSTRAINTS), "-c", str(ENGINE_CONSTRAINTS)]
     # torch first: it comes in several builds, and the one that is found now stays.
     session.install(*constraints, "torch")
-    session.install(*constraints, "-e", ".[dev,diffusion]")
+    session.install(*constraints, "-e", ".[dev,diffusion,depth]")
     files = [str(path) for glob in ENGINE_TESTS for path in sorted((ROOT / "tests").glob(glob))]
     session.run("pytest", *(session.posargs or files), env={"EX4D_REQUIRE_ENGINE": "1"})
 

@@ -24,6 +24,7 @@ from .protocol.documents import (
 )
 
 DEFAULT_FIELD_OF_VIEW_DEG = 60.0
+_FILM_LENGTH_MM = 36.0
 #: How far from a rotation a pose may be: float32 and a chain of Blender's parents stay well below.
 _ROTATION_TOLERANCE = 1e-4
 #: From the axes of the reference's saved matrices (x right, y up, looking along -z) to ours.
@@ -53,6 +54,12 @@ class Intrinsics:
         """A centred camera that sees the given angle along the image's longer side."""
         half_side_px = max(width_px, height_px) / 2
         focal_px = half_side_px / math.tan(math.radians(field_of_view_deg) / 2)
+        return cls.from_focal(width_px, height_px, focal_px)
+
+    @classmethod
+    def from_lens(cls, width_px: int, height_px: int, lens_mm: float) -> Self:
+        """A centred camera with a lens of a focal length as on 35 mm film, which is 36 mm long."""
+        focal_px = lens_mm / _FILM_LENGTH_MM * max(width_px, height_px)
         return cls.from_focal(width_px, height_px, focal_px)
 
     @classmethod

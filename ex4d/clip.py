@@ -90,12 +90,15 @@ class Clip:
         frame_rate: Frames per second of these frames.
         first_frame: Which frame of the source the first one is, counted from 0.
         stride: Every how many frames of the source one was taken.
+        lens_mm: Focal length of the lens as it were on 35 mm film, None where the source does not
+            say.
     """
 
     frames: NDArray[np.uint8]
     frame_rate: Fraction
     first_frame: int = 0
     stride: int = 1
+    lens_mm: float | None = None
 
 
 def read_clip(
@@ -136,15 +139,19 @@ def read_clip(
         taker = _Taker(path.name, selection, limits, task, len(paths))
         taker.check_promise(width_px, height_px)
         frames = taker.take(_sequence_pictures(paths, deadline))
-        rate = DEFAULT_RATE
+        rate, lens_mm = DEFAULT_RATE, None
     else:
         with open_video(path, limits) as video:
             taker = _Taker(path.name, selection, limits, task, video.frame_count)
             taker.check_promise(video.width_px, video.height_px)
             frames = taker.take(video.pictures(deadline))
-            rate = video.rate()
+            rate, lens_mm = video.rate(), video.lens_mm
     return Clip(
-        frames, storable_rate(rate / selection.stride), selection.first_frame, selection.stride
+        frames,
+        storable_rate(rate / selection.stride),
+        selection.first_frame,
+        selection.stride,
+        lens_mm,
     )
 
 

@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 
 from . import __version__
-from .camera import Intrinsics, Trajectory
-from .clip import FrameSelection, read_clip
+from .camera import Trajectory
+from .clip import FrameSelection
 from .condition import Condition, render_condition
-from .depth.files import read_depth
 from .diffusion import Engine, create_engine
 from .diffusion.warm import WarmModels
 from .dwmesh import default_rules
 from .folders import whole_folder
+from .footage import DepthWish, read_footage
 from .images import write_depth_exr, write_png
 from .protocol.documents import TakeDocument, UsedPart
 from .protocol.messages import GenerateJob, ReconstructJob, RenderJob
@@ -27,40 +27,45 @@ from .take import Take, frame_name, write_take
 from .task import Task
 
 
-def reconstruct(job: ReconstructJob, inputs: Path, output: Path, task: Task) -> Scene:
-    """Make a scene from a clip and its depth.
+def reconstruct(
+    job: ReconstructJob, inputs: Path, output: Path, task: Task, warm: WarmModels | None = None
+) -> Scene:
+    """Make a scene from a clip and its depth, or the depth that an estimator sees in it.
 
     Args:
         job: What to do; its paths are relative to `inputs`.
         inputs: Folder of the clip and the depth.
         output: Where the scene shall be.
         task: Progress and cancellation.
+        warm: Keeps models between jobs.
 
     Raises:
         Ex4dError: If the clip or the depth cannot be used.
     """
-    selection = FrameSelection(job.first_frame, job.frame_count, job.stride)
-    clip = read_clip(
+    footage = read_footage(
         inputs / job.clip,
-        selection=selection,
+        DepthWish(
+            path=None if job.depth is None else inputs / job.depth,
+            kind=job.depth_kind,
+            estimator=job.estimator,
+            spread=job.depth_range,
+            accepts_research_licence=job.accepts_research_licence,
+        ),
+        selection=FrameSelection(job.first_frame, job.frame_count, job.stride),
+        focal_px=job.focal_px,
+        task=task,
+        warm=warm,
+    )
+    rules = default_rules(float(footage.depth.values.max()))
+    return write_scene(
+        output,
+        footage.clip,
+        footage.depth,
+        footage.intrinsics,
+        rules,
+        name=job.name,
         task=task,
     )
-    frame_count, height_px, width_px, _ = clip.frames.shape
-    depth = read_depth(
-        inputs / job.depth,
-        kind=job.depth_kind,
-        frame_count=frame_count,
-        width_px=width_px,
-        height_px=height_px,
-        selection=selection,
-        task=task,
-    )
-    if job.focal_px is None:
-        intrinsics = Intrinsics.from_field_of_view(width_px, height_px)
-    else:
-        intrinsics = Intrinsics.from_focal(width_px, height_px, job.focal_px)
-    rules = default_rules(float(depth.values.max()))
-    return write_scene(output, clip, depth, intrinsics, rules, name=job.name, task=task)
 
 
 def render(job: RenderJob, inputs: Path, output: Path, task: Task) -> Condition:
@@ -127,7 +132,7 @@ def generate(
             UsedPart(
                 role="depth",
                 name=scene.document.depth.source,
-                version="",
+                version=scene.document.depth.weights,
                 licence=scene.document.depth.licence,
             ),
             _part("rasteriser", rasteriser),

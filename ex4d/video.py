@@ -77,6 +77,10 @@ _HDR_TRANSFERS = {16: "PQ", 18: "HLG"}
 _HD_HEIGHT_PX = 720
 _PIXEL_ASPECT_TOLERANCE = 0.01
 _RATE_LIMIT = 1_000_000
+#: Ends the name under which a phone writes its lens' focal length, as it were on 35 mm film.
+_LENS_KEY = "focal_length.35mm_equivalent"
+#: Lenses beyond these, in millimetres on 35 mm film, are mistakes of the file.
+_LENS_RANGE_MM = (5.0, 2000.0)
 
 
 @dataclass(frozen=True)
@@ -151,6 +155,7 @@ class VideoSource:
         width_px: Width by the header, before any rotation.
         height_px: Height by the header, before any rotation.
         frame_count: How many frames the header promises, 0 where it does not.
+        lens_mm: Focal length as it were on 35 mm film, None where the file does not say.
     """
 
     def __init__(self, path: Path, container: Any, stream: Any) -> None:
@@ -163,6 +168,7 @@ class VideoSource:
         self.width_px: int = stream.codec_context.width
         self.height_px: int = stream.codec_context.height
         self.frame_count: int = stream.frames
+        self.lens_mm = _lens_mm({**container.metadata, **stream.metadata})
 
     def pictures(self, deadline: Deadline) -> Iterator[Callable[[], Picture]]:
         """Every frame in the order in which it is shown, converted only when called.
@@ -306,6 +312,18 @@ def _judge(path: Path, stream: Any, limits: MediaLimits) -> None:
             "square pixels"
         )
         raise InputError("clip_pixel_aspect", msg)
+
+
+def _lens_mm(metadata: dict[str, str]) -> float | None:
+    for name, text in metadata.items():
+        if name.endswith(_LENS_KEY):
+            try:
+                lens_mm = float(text)
+            except ValueError:
+                continue
+            if _LENS_RANGE_MM[0] <= lens_mm <= _LENS_RANGE_MM[1]:
+                return lens_mm
+    return None
 
 
 def _is_cut(path: Path) -> bool:

@@ -7,7 +7,6 @@ up (a card at its power limit is a fifth slower than in its first milliseconds),
 copies from main memory.
 """
 
-import argparse
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -88,25 +87,44 @@ class Measured:
     latents: Any
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Print all figures."""
+def run(
+    *,
+    modes: list[str],
+    memory_cap_gib: float | None,
+    size: str,
+    frames: int,
+    steps: int,
+    preview: bool,
+) -> None:
+    """Print all figures.
+
+    Args:
+        modes: Names of modes, measured one after the other.
+        memory_cap_gib: Most that the card may give; all of it where absent.
+        size: Of the take in pixels, such as `512x512`.
+        frames: Of the take.
+        steps: Of denoising.
+        preview: Whether the moving preview is made as well.
+
+    Raises:
+        InputError: `cuda_missing`.
+    """
     import torch
 
     if not torch.cuda.is_available():
         msg = "expected a CUDA card to measure, found none; run it on the machine that has the card"
         raise InputError("cuda_missing", msg)
-    width_px, height_px = map(int, arguments.size.split("x"))
-    cap_gib = arguments.memory_cap_gib
+    width_px, height_px = map(int, size.split("x"))
     plan = Plan(
         width_px,
         height_px,
-        arguments.frames,
-        arguments.steps,
-        cap_bytes=None if cap_gib is None else int(cap_gib * _GIB),
-        preview=arguments.preview,
+        frames,
+        steps,
+        cap_bytes=None if memory_cap_gib is None else int(memory_cap_gib * _GIB),
+        preview=preview,
     )
     device = torch.device("cuda")
-    cap = "" if cap_gib is None else f", held to {cap_gib:g} GiB"
+    cap = "" if memory_cap_gib is None else f", held to {memory_cap_gib:g} GiB"
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}{cap}")
     print(f"{width_px} x {height_px}, {plan.frame_count} frames: {plan.tokens} tokens")
     architecture = Architecture()
@@ -116,7 +134,7 @@ def run(arguments: argparse.Namespace) -> None:
         total = torch.cuda.get_device_properties(device).total_memory
         torch.cuda.set_per_process_memory_fraction((plan.cap_bytes - _CUDA_BYTES) / total)
     exact: Measured | None = None
-    for mode in arguments.modes:
+    for mode in modes:
         measured = measure_take(architecture, plan, mode, device)
         torch.cuda.empty_cache()
         print_take(architecture, plan, mode, rates, measured)

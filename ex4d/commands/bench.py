@@ -9,6 +9,19 @@ _BENCHMARKS = {
     "preview": "the preview engine against the truth, against Telea inpainting and the clock",
     "generate": "the ex4d engine at full size, on random weights, against the card's own rates",
     "transfer": "a file to a server and back, against plain sockets, hashing and the disk",
+    "depth": "a depth estimator stage by stage, against plain matrix products",
+}
+#: Arguments of benchmarks that take any.
+_OPTIONS = {
+    "depth": (
+        "estimator",
+        "random_weights",
+        "accept_research_licence",
+        "size",
+        "frames",
+        "side_px",
+    ),
+    "generate": ("modes", "memory_cap_gib", "size", "frames", "steps", "preview"),
 }
 
 
@@ -21,6 +34,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         benchmark.set_defaults(run=run, benchmark=name)
         if name == "generate":
             _add_generate_arguments(benchmark)
+        if name == "depth":
+            _add_depth_options(benchmark)
 
 
 def _add_generate_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +45,9 @@ def _add_generate_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         help="make the weights up: the only kind there is, said so that nobody is misled",
     )
-    parser.add_argument("--modes", nargs="+", default=["exact", "fast"], metavar="MODE")
+    parser.add_argument(
+        "--modes", nargs="+", choices=("exact", "fast", "draft"), default=["exact", "fast"]
+    )
     parser.add_argument("--memory-cap-gib", type=float, metavar="N", help="hold the card to N GiB")
     parser.add_argument("--size", default="512x512", metavar="WxH", help="in pixels")
     parser.add_argument("--frames", type=int, default=49)
@@ -38,11 +55,28 @@ def _add_generate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preview", action="store_true", help="with the moving preview")
 
 
+def _add_depth_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--estimator",
+        choices=("video-depth-anything", "depthcrafter"),
+        default="video-depth-anything",
+    )
+    parser.add_argument(
+        "--random-weights", action="store_true", help="of full size, instead of the published ones"
+    )
+    parser.add_argument("--accept-research-licence", action="store_true")
+    parser.add_argument("--size", default="512x512", help="of the clip (default: %(default)s)")
+    parser.add_argument("--frames", type=int, default=49, help="default: %(default)s")
+    parser.add_argument(
+        "--side_px",
+        type=int,
+        default=518,
+        help="shorter side of video-depth-anything's input (default: %(default)s)",
+    )
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Run one benchmark; it prints its own table."""
-    benchmark = import_module(f"ex4d.bench.{arguments.benchmark}")
-    if arguments.benchmark == "generate":
-        benchmark.run(arguments)
-    else:
-        benchmark.run()
+    options = {name: getattr(arguments, name) for name in _OPTIONS.get(arguments.benchmark, ())}
+    import_module(f"ex4d.bench.{arguments.benchmark}").run(**options)
     return 0

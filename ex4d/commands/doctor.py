@@ -68,6 +68,7 @@ def examine() -> Iterator[Finding]:
     yield _disk(Path.cwd())
     yield from _graphics_card()
     yield _models()
+    yield from _estimators()
     yield _blender()
 
 
@@ -191,8 +192,9 @@ def _product_rate(torch: Any) -> float:
 
 
 def _models() -> Finding:
-    from ex4d.diffusion.wan.files import find_models, models_folder
+    from ex4d.diffusion.wan.files import find_models
     from ex4d.errors import InputError
+    from ex4d.weights.files import models_folder
 
     folder = models_folder()
     try:
@@ -204,6 +206,24 @@ def _models() -> Finding:
     kind = "published" if files.adapter is not None else "converted"
     remedy = "run `ex4d models convert` once for a quicker start" if files.adapter else ""
     return Finding("ok", "ex4d engine", f"{kind} weights, {size_gb:.1f} GB, in {folder}", remedy)
+
+
+def _estimators() -> Iterator[Finding]:
+    from ex4d.depth.models import DEPTH_MODELS
+    from ex4d.errors import InputError
+    from ex4d.weights.files import models_folder
+
+    folder = models_folder()
+    for model in DEPTH_MODELS:
+        what = f"depth by {model.name}"
+        try:
+            model.require(folder)
+        except InputError as error:
+            expected, _, remedy = error.message.partition("; ")
+            yield Finding("note", what, expected, remedy)
+        else:
+            size_gb = sum((folder / f.relative_path).stat().st_size for f in model.files) / 1e9
+            yield Finding("ok", what, f"{size_gb:.1f} GB ({model.licence})")
 
 
 def _blender() -> Finding:

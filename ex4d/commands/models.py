@@ -1,57 +1,83 @@
-"""`ex4d models`: the weights of the ex4d engine.
+"""`ex4d models`: the weights of the ex4d engine and of the depth estimators.
 
-ex4d models list       what is there, how large it is and under which licence
-ex4d models download   fetch what is missing, going on where it stopped
-ex4d models check      compare every file with the model by name and shape
-ex4d models convert    write the files anew for a quicker start
+ex4d models list [MODEL ...]       what is there, how large it is and under which licence
+ex4d models download [MODEL ...]   fetch what is missing, going on where it stopped
+ex4d models check [MODEL ...]      compare every file with its model by name and shape
+ex4d models convert                write the engine's files anew for a quicker start
 """
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ex4d.weights.files import PublishedModel
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add `models`."""
     parser = subparsers.add_parser(
         "models",
-        help="the weights of the ex4d engine",
+        help="the weights of the ex4d engine and of the depth estimators",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--folder", type=Path, help="default: EX4D_MODELS, or the user's own")
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
     listing = actions.add_parser("list", help="what is there")
+    _add_models(listing, [])
     listing.set_defaults(run=run_list)
     download = actions.add_parser("download", help="fetch what is missing")
+    _add_models(download, ["ex4d"])
     download.add_argument(
         "--mirror", type=Path, help="copy from this models folder instead of the hub"
     )
+    download.add_argument(
+        "--accept-research-licence",
+        action="store_true",
+        help="for models whose licence forbids production: you use them for research alone",
+    )
     download.set_defaults(run=run_download)
     check = actions.add_parser("check", help="compare every file with the model")
+    _add_models(check, ["ex4d"])
     check.set_defaults(run=run_check)
     convert = actions.add_parser("convert", help="write the files anew for a quicker start")
     convert.set_defaults(run=run_convert)
 
 
-def run_list(arguments: argparse.Namespace) -> int:
-    """Print every file with its state; the status is 1 if the engine lacks one."""
-    from ex4d.diffusion.wan.files import (
-        LICENCE,
-        PUBLISHED_FILES,
-        converted_layout,
-        lora_names,
+def _add_models(parser: argparse.ArgumentParser, default: list[str]) -> None:
+    parser.add_argument(
+        "models",
+        nargs="*",
+        metavar="MODEL",
+        default=default,
+        help=f"default: {' '.join(default) or 'all'}; `ex4d models list` shows the names",
     )
 
+
+def run_list(arguments: argparse.Namespace) -> int:
+    """Print every file with its state; the status is 1 if a model lacks one."""
     folder = _folder(arguments)
-    print(f"{folder} ({LICENCE})")
-    is_complete = True
-    for file in PUBLISHED_FILES:
+    print(folder)
+    # A list, since each model shall be shown.
+    are_complete = [_list_model(model, folder) for model in _chosen(arguments)]
+    return int(not all(are_complete))
+
+
+def _list_model(model: "PublishedModel", folder: Path) -> bool:
+    """Print the files of a model; true if it can be used."""
+    from ex4d.diffusion.wan.files import EX4D_MODEL, converted_layout, lora_names
+
+    print(f"{model.name} ({model.licence})")
+    for file in model.files:
         path = folder / file.relative_path
         if path.is_file():
             print(f"   found {path.stat().st_size / 1e9:7.3f} GB  {file.relative_path}")
         else:
-            is_complete = False
             print(f" missing ~{file.size_gb:6.1f} GB  {file.relative_path}  ({file.repository})")
+    is_complete = not model.missing_files(folder)
+    if model is not EX4D_MODEL:
+        return is_complete
     converted = converted_layout(folder)
     has_converted = all(path.is_file() for path in converted.all_paths())
     if has_converted:
@@ -59,45 +85,52 @@ def run_list(arguments: argparse.Namespace) -> int:
         print(f"   found {size_gb:7.3f} GB  {converted.config.parent.name}/, which is used")
     for name in lora_names(converted):
         print(f"   found LoRA {name}")
-    return int(not (is_complete or has_converted))
+    return is_complete or has_converted
 
 
 def run_download(arguments: argparse.Namespace) -> int:
     """Fetch what is missing."""
-    from ex4d.diffusion.wan.fetching import (
-        check_room,
-        fetch_from_hub,
-        fetch_from_mirror,
-        missing_files,
-    )
-    from ex4d.diffusion.wan.files import LICENCE
+    from ex4d.weights.fetching import check_room, fetch_from_hub, fetch_from_mirror
+    from ex4d.weights.files import check_research_licence
 
     from .progress import progress_bars
 
     folder = _folder(arguments)
-    missing = missing_files(folder)
+    models = _chosen(arguments)
+    for model in models:
+        check_research_licence(model, is_accepted=arguments.accept_research_licence)
+    missing = [file for model in models for file in model.missing_files(folder)]
     check_room(folder, missing, arguments.mirror)
-    print(f"{len(missing)} files are missing in {folder} (licence: {LICENCE})")
-    for file in missing:
-        if arguments.mirror is None:
-            path = fetch_from_hub(folder, file)
-        else:
-            with progress_bars() as task:
-                path = fetch_from_mirror(folder, file, arguments.mirror, task)
-        print(path)
+    for model in models:
+        files = model.missing_files(folder)
+        print(f"{model.name}: {len(files)} files are missing in {folder} ({model.licence})")
+        for file in files:
+            if arguments.mirror is None:
+                path = fetch_from_hub(folder, file)
+            else:
+                with progress_bars() as task:
+                    path = fetch_from_mirror(folder, file, arguments.mirror, task)
+            print(path)
     return 0
 
 
 def run_check(arguments: argparse.Namespace) -> int:
-    """Compare every file with the model; the first that is wrong ends it."""
+    """Compare every file with its model; the first that is wrong ends it."""
     from ex4d.diffusion import check_packages
-    from ex4d.diffusion.wan.files import find_models
+    from ex4d.diffusion.wan.files import EX4D_MODEL, find_models
 
-    check_packages()
-    from ex4d.diffusion.wan.converting import check_models
+    folder = _folder(arguments)
+    for model in _chosen(arguments):
+        if model is EX4D_MODEL:
+            check_packages()
+            from ex4d.diffusion.wan.converting import check_models
 
-    for part in check_models(find_models(_folder(arguments))):
-        print(f"ok  {part.name}: {part.detail}")
+            for part in check_models(find_models(folder)):
+                print(f"ok  {part.name}: {part.detail}")
+        else:
+            from ex4d.depth import check_estimator
+
+            print(f"ok  {model.name}: {check_estimator(model.name, folder)}")
     return 0
 
 
@@ -120,6 +153,24 @@ def run_convert(arguments: argparse.Namespace) -> int:
 
 
 def _folder(arguments: argparse.Namespace) -> Path:
-    from ex4d.diffusion.wan.files import models_folder
+    from ex4d.weights.files import models_folder
 
     return arguments.folder or models_folder()
+
+
+def _chosen(arguments: argparse.Namespace) -> "list[PublishedModel]":
+    """The models that were named, or all.
+
+    Raises:
+        InputError: `model_unknown`.
+    """
+    from ex4d.depth.models import DEPTH_MODELS
+    from ex4d.diffusion.wan.files import EX4D_MODEL
+    from ex4d.errors import InputError
+
+    known = {model.name: model for model in (EX4D_MODEL, *DEPTH_MODELS)}
+    for name in arguments.models:
+        if name not in known:
+            msg = f"expected one of the models {', '.join(known)}, found {name}; choose one"
+            raise InputError("model_unknown", msg)
+    return [known[name] for name in arguments.models or known]

@@ -1,8 +1,8 @@
-"""`ex4d recon`: a clip with depth to colour and mask along a camera move, as the reference does it.
+"""`ex4d recon`: a clip to colour and mask along a camera move, as the reference does it.
 
-The reference's rules hold here, so that its users can switch and compare: integer pixel
-coordinates, a focal length of 500 px unless told otherwise, the border at depth 100. Blender, the
-server and `ex4d render` use true pixel centres and hide the border.
+The reference's rules hold here, so that its users can switch and compare: integer pixel coordinates
+and the border at depth 100, and with depth from a file a focal length of 500 px unless told
+otherwise. Blender, the server and `ex4d render` use true pixel centres and hide the border.
 """
 
 import argparse
@@ -10,29 +10,21 @@ from pathlib import Path
 
 #: What the reference adds to the nearest depth of frame 0 to get the orbit's radius.
 _RADIUS_MARGIN = 0.15
+_REFERENCE_FOCAL_PX = 500.0
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add `recon`."""
+    from .estimators import add_depth_arguments
+
     parser = subparsers.add_parser(
         "recon",
-        help="clip and depth to colour and mask along a camera move",
+        help="clip to colour and mask along a camera move",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--input_video", type=Path, required=True, help="the clip")
-    parser.add_argument(
-        "--depth",
-        type=Path,
-        required=True,
-        help="depth of the clip: .npz, .npy, or an image of an EXR or 16-bit PNG sequence",
-    )
-    parser.add_argument(
-        "--depth_kind",
-        choices=("auto", "depth", "metric", "disparity", "reference"),
-        default="auto",
-        help="what the depth file holds (default: %(default)s)",
-    )
+    add_depth_arguments(parser)
     parser.add_argument(
         "--cam",
         default="180",
@@ -45,7 +37,10 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument("--num_frames", type=int, default=49, help="default: %(default)s")
     parser.add_argument("--first_frame", type=int, default=0, help="default: %(default)s")
     parser.add_argument(
-        "--focal_px", type=float, default=500.0, help="of the clip (default: %(default)s)"
+        "--focal_px",
+        type=float,
+        help="of the clip; default: the reference's 500 with --depth, else what the clip says of "
+        "its lens, else 60 degrees on the long side",
     )
     # The reference takes 0 or 1 after these; its README shows them bare.
     parser.add_argument("--save_mesh", type=int, nargs="?", const=1, default=0)
@@ -57,11 +52,11 @@ def run(arguments: argparse.Namespace) -> int:
     """Write `color_<cam>.mp4`, `mask_<cam>.mp4`, `camera_<cam>.npz`, `DW-Mesh.ply` and `scene/`."""
     import numpy as np
 
-    from ex4d.camera import Intrinsics, move, reference_extrinsics
-    from ex4d.clip import FrameSelection, read_clip, write_video
+    from ex4d.camera import move, reference_extrinsics
+    from ex4d.clip import FrameSelection, write_video
     from ex4d.condition import render_condition
-    from ex4d.depth.files import read_depth
     from ex4d.dwmesh import REFERENCE_RULES, build_dwmesh, write_ply
+    from ex4d.footage import DepthWish, read_footage
     from ex4d.raster import create_rasteriser
     from ex4d.scene import write_scene
 
@@ -69,28 +64,30 @@ def run(arguments: argparse.Namespace) -> int:
 
     name: str = arguments.cam
     folder: Path = arguments.output_dir
-    selection = FrameSelection(arguments.first_frame, arguments.num_frames)
+    wish = DepthWish(
+        path=arguments.depth,
+        kind=arguments.depth_kind,
+        estimator=arguments.estimator,
+        spread=arguments.depth_range,
+        accepts_research_licence=arguments.accept_research_licence,
+    )
+    focal_px = arguments.focal_px
+    if focal_px is None and arguments.depth is not None:
+        focal_px = _REFERENCE_FOCAL_PX
     with progress_bars() as task:
-        clip = read_clip(
+        footage = read_footage(
             arguments.input_video,
-            selection=selection,
+            wish,
+            selection=FrameSelection(arguments.first_frame, arguments.num_frames),
+            focal_px=focal_px,
             task=task,
         )
-        frame_count, height_px, width_px, _ = clip.frames.shape
-        depth = read_depth(
-            arguments.depth,
-            kind=arguments.depth_kind,
-            frame_count=frame_count,
-            width_px=width_px,
-            height_px=height_px,
-            selection=selection,
-            task=task,
-        )
-        camera = Intrinsics.from_focal(width_px, height_px, arguments.focal_px)
+        clip, camera = footage.clip, footage.intrinsics
+        frame_count = len(clip.frames)
         scene = write_scene(
             folder / "scene",
             clip,
-            depth,
+            footage.depth,
             # Half a pixel on the source alone: the reference lifts integer coordinates.
             camera.shifted(0.5, 0.5),
             REFERENCE_RULES,
@@ -107,6 +104,10 @@ def run(arguments: argparse.Namespace) -> int:
         write_video(folder / f"color_{name}.mp4", condition.color, clip.frame_rate, task=task)
         masks = np.repeat(condition.mask[..., None], 3, axis=-1).astype(np.uint8) * 255
         write_video(folder / f"mask_{name}.mp4", masks, clip.frame_rate, task=task)
+    info = scene.document.depth
+    if arguments.depth is None:
+        print(f"depth by {info.source} ({info.licence})")
+    print(f"focal length {camera.fx_px:.0f} px, from: {info.focal_source}")
     if arguments.save_camera:
         np.savez_compressed(
             folder / f"camera_{name}.npz",

@@ -1,7 +1,7 @@
 """`ex4d submit`: jobs for a server, from the command line.
 
 ex4d submit pair 'ex4d://…'      once: the server learns to know this computer
-ex4d submit recon ...            a clip and its depth become a scene
+ex4d submit recon ...            a clip becomes a scene
 ex4d submit generate SCENE ...   a scene and a camera path become a take
 """
 
@@ -24,6 +24,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     """Add `submit`."""
     from .cameras import add_camera_arguments
     from .engines import add_engine_arguments
+    from .estimators import add_depth_arguments
 
     parser = subparsers.add_parser(
         "submit",
@@ -35,11 +36,14 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     pair = actions.add_parser("pair", help="make this computer known to a server")
     pair.add_argument("link", help="what `ex4d keys pair` printed on the server")
     pair.set_defaults(run=run_pair)
-    recon = actions.add_parser("recon", help="a clip and its depth become a scene")
+    recon = actions.add_parser("recon", help="a clip becomes a scene")
     recon.add_argument("--input_video", type=Path, required=True)
-    recon.add_argument("--depth", type=Path, required=True)
-    recon.add_argument("--depth_kind", default="auto")
-    recon.add_argument("--focal_px", type=float, help="60 degrees on the long side where absent")
+    add_depth_arguments(recon)
+    recon.add_argument(
+        "--focal_px",
+        type=float,
+        help="what the clip says of its lens, else 60 degrees on the long side, where absent",
+    )
     recon.add_argument("--output", type=Path, required=True, help="folder of the scene")
     recon.set_defaults(run=run_recon)
     generate = actions.add_parser("generate", help="a scene and a camera path become a take")
@@ -70,26 +74,31 @@ def run_pair(arguments: argparse.Namespace) -> int:
 
 
 def run_recon(arguments: argparse.Namespace) -> int:
-    """Send the clip and its depth; fetch the scene."""
+    """Send the clip and its depth, if any; fetch the scene."""
     from ex4d.clip import sequence_paths
     from ex4d.protocol.messages import ReconstructJob
 
     sources: dict[str, Path] = {}
-    names = []
+    names: dict[str, str] = {}
     for kind, path in (("clip", arguments.input_video), ("depth", arguments.depth)):
+        if path is None:
+            continue
         is_sequence = path.suffix.lower() in (".png", ".exr")
         paths = sequence_paths(path) if is_sequence else [path]
         # Names of files here are nobody's business there.
         named = [f"{kind}/{index + 1:06d}{file.suffix.lower()}" for index, file in enumerate(paths)]
         sources.update(zip(named, paths, strict=True))
-        names.append(named[0])
+        names[kind] = named[0]
 
     def build(files: "tuple[FileRef, ...]") -> ReconstructJob:
         return ReconstructJob(
             files=files,
-            clip=names[0],
-            depth=names[1],
+            clip=names["clip"],
+            depth=names.get("depth"),
             depth_kind=arguments.depth_kind,
+            estimator=arguments.estimator,
+            depth_range=arguments.depth_range,
+            accepts_research_licence=arguments.accept_research_licence,
             name=arguments.input_video.stem[:64],
             focal_px=arguments.focal_px,
         )

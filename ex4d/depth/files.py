@@ -18,33 +18,12 @@ from ex4d.protocol.documents import DepthInfo
 from ex4d.task import Task
 
 from . import Depth
+from .units import bring_sky_near, disparity_to_depth, whole_range
 
 DepthKind = Literal["auto", "depth", "metric", "disparity", "reference"]
-#: What lies farther than so many times the clip's nearest depth is sky, and is moved to there:
-#: renderers write infinity or 1e10 for it, which float32 positions cannot hold apart.
-SKY_FACTOR = 1e5
-#: The reference: depth = 10000 / (3900 d) for disparity d in [0, 1] over the whole clip, clipped.
-_REFERENCE_NUMERATOR = 10_000.0
-_REFERENCE_SCALE = 3_900.0
-_REFERENCE_NEAREST, _REFERENCE_FARTHEST = np.float32(1e-4), np.float32(1e4)
 #: How far the shape of depth may be from the clip's: networks round sides to multiples of 64.
 _ASPECT_TOLERANCE = 0.1
 _LICENCE = "the user's own"
-
-
-def depth_from_disparity(disparity: NDArray[np.float32]) -> NDArray[np.float32]:
-    """z-depth from disparity in [0, 1], in the reference's units: the nearest lies at 2.564.
-
-    Args:
-        disparity: Any shape, float32; 1 is nearest.
-
-    Returns:
-        Same shape, float32, within 1e-4..1e4.
-    """
-    scale = np.float32(_REFERENCE_NUMERATOR / _REFERENCE_SCALE)
-    # The floor is the disparity of the farthest depth: no division by zero.
-    depth = scale / np.maximum(disparity, scale / _REFERENCE_FARTHEST)
-    return np.clip(depth, _REFERENCE_NEAREST, _REFERENCE_FARTHEST).astype(np.float32, copy=False)
 
 
 def read_depth(
@@ -74,8 +53,8 @@ def read_depth(
     - `auto`: 16-bit PNG is disparity, all else depth. Numbers that lie in [0, 1] throughout could
       be either, and are refused.
 
-    Depth that is infinite, or beyond `SKY_FACTOR` times the clip's nearest, is sky and becomes
-    that. Holes (NaN, zero and below) are refused: what fills them is the user's to choose.
+    Depth that is infinite, or beyond `units.SKY_FACTOR` times the clip's nearest, is sky and
+    becomes that. Holes (NaN, zero and below) are refused: what fills them is the user's to choose.
 
     Args:
         path: `.npz` (its array `depth`, or its only one), `.npy`, or the first image of a sequence
@@ -116,6 +95,7 @@ def read_depth(
             kind="depth" if kind == "metric" else kind,
             unit="metres" if kind == "metric" else "scene",
             licence=_LICENCE,
+            spread="min_max" if kind == "disparity" else None,
         ),
     )
 
@@ -220,17 +200,10 @@ def _guessed_kind(values: NDArray[np.float32], path: Path) -> Literal["depth", "
 
 
 def _disparity_to_depth(disparity: NDArray[np.float32], path: Path) -> None:
-    """In place, frame by frame: a clip must not be in memory twice."""
     for index, frame in enumerate(disparity):
         if not np.isfinite(frame).all():
             raise _wrong_values(path, index, ~np.isfinite(frame), "finite disparity")
-    low, high = disparity.min(), disparity.max()
-    if low == high:
-        msg = f"expected disparity that varies in {path.name}, found {low:g} everywhere; check it"
-        raise InputError("depth_values", msg)
-    for frame in disparity:
-        # Halves, since the difference of two large numbers may be too large for float32.
-        frame[:] = depth_from_disparity((frame / 2 - low / 2) / (high / 2 - low / 2))
+    disparity_to_depth(disparity, *whole_range(disparity), path.name)
 
 
 def _check_depth(depth: NDArray[np.float32], path: Path) -> None:
@@ -244,8 +217,7 @@ def _check_depth(depth: NDArray[np.float32], path: Path) -> None:
     if not np.isfinite(nearest):
         msg = f"expected finite depth in {path.name}, found infinity everywhere; check it"
         raise InputError("depth_values", msg)
-    farthest = min(float(nearest) * SKY_FACTOR, float(np.finfo(np.float32).max))
-    np.minimum(depth, np.float32(farthest), out=depth)
+    bring_sky_near(depth, float(nearest))
 
 
 def _wrong_values(path: Path, index: int, wrong: NDArray[np.bool_], expected: str) -> InputError:

@@ -93,7 +93,9 @@ def why_unavailable() -> str:
 
     Whether the card is large enough, it says itself when it knows what is to be made.
     """
-    from .wan.files import find_models, models_folder
+    from ex4d.weights.files import models_folder
+
+    from .wan.files import find_models
 
     try:
         check_packages()

@@ -61,7 +61,15 @@ class PinholeIntrinsics(_Document, frozen=True, kw_only=True):
     cy_px: float
 
 
-class DepthInfo(_Document, frozen=True, kw_only=True):
+#: What estimates depth; also the names of its weights in `ex4d models`.
+EstimatorName = Literal["video-depth-anything", "video-depth-anything-metric", "depthcrafter"]
+#: How affine disparity becomes depth. Spread over 0..1 first: from its least to its largest number
+#: over the clip, as the reference does it, or from its 0.1 to its 99.9 percentile, so that the
+#: farthest is sent to infinity. `calibrated`: fitted to a metric estimate of a few frames instead.
+DepthRange = Literal["percentile", "min_max", "calibrated"]
+
+
+class DepthInfo(_Document, frozen=True, kw_only=True, omit_defaults=True):
     """Where depth came from and what its numbers mean."""
 
     #: `files`, or the name of the estimator.
@@ -71,6 +79,13 @@ class DepthInfo(_Document, frozen=True, kw_only=True):
     #: `metres` only where the source was metric; otherwise the scene has a free scale.
     unit: Literal["scene", "metres"]
     licence: ShortText
+    #: The estimator's file and 16 hexadecimal digits that tell its content.
+    weights: ShortText = ""
+    #: `proportional`: depth was scaled, if at all, and never shifted.
+    spread: DepthRange | Literal["proportional"] | None = None
+    #: Where the focal length came from: the user, the clip's own metadata, the estimator, or the
+    #: usual 60 degrees.
+    focal_source: Literal["user", "lens", "estimator", "default"] | None = None
 
 
 class MeshRules(_Document, frozen=True, kw_only=True):

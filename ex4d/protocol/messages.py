@@ -19,7 +19,9 @@ from msgspec import Meta, Struct
 
 from .documents import (
     MAX_SIDE_PX,
+    DepthRange,
     EngineSettings,
+    EstimatorName,
     FileRef,
     FrameCount,
     Positive,
@@ -211,22 +213,30 @@ class BlobAbort(_Message, frozen=True, kw_only=True, tag="blob_abort"):
 # --- jobs ----------------------------------------------------------------------------------------
 
 
-class ReconstructJob(_Message, frozen=True, kw_only=True, tag="reconstruct"):
+class ReconstructJob(_Message, frozen=True, kw_only=True, omit_defaults=True, tag="reconstruct"):
     """Make a scene from a clip. `files` holds the clip and, where given, depth."""
 
     files: Files
     #: Path in `files` of the video, or of the first image of a sequence.
     clip: RelativePath
-    #: Path in `files` of the depth file, or of the first image of a sequence.
-    depth: RelativePath
+    #: Path in `files` of the depth file, or of the first image of a sequence; absent: depth is
+    #: estimated.
+    depth: RelativePath | None = None
     depth_kind: Literal["auto", "depth", "metric", "disparity", "reference"] = "auto"
     name: Annotated[str, Meta(min_length=1, max_length=64)]
     first_frame: Annotated[int, Meta(ge=0, le=10_000_000)] = 0
     #: All frames to the end where absent.
     frame_count: FrameCount | None = None
     stride: Annotated[int, Meta(ge=1, le=1000)] = 1
-    #: Focal length in pixels of the source's width; absent: 60 degrees on the long side.
+    #: Focal length in pixels of the source's width; absent: what the clip says of its lens, or the
+    #: estimator, or 60 degrees on the long side.
     focal_px: Positive | None = None
+    #: What estimates depth where no file gives it; absent: the server's usual one.
+    estimator: EstimatorName | None = None
+    #: How an estimator's affine disparity becomes depth.
+    depth_range: DepthRange = "percentile"
+    #: The user accepts the estimator's licence, which forbids production.
+    accepts_research_licence: bool = False
 
 
 class RenderJob(_Message, frozen=True, kw_only=True, tag="render"):

@@ -211,9 +211,11 @@ class Scheduler:
         paths = {file.path for file in files}
         if len(paths) < len(files):
             raise InputError("job_files", "expected each path once, found one twice")
-        if isinstance(request, ReconstructJob) and not {request.clip, request.depth} <= paths:
-            msg = f"expected {request.clip} and {request.depth} among the job's files"
-            raise InputError("job_files", msg)
+        if isinstance(request, ReconstructJob):
+            needed = [path for path in (request.clip, request.depth) if path is not None]
+            if not set(needed) <= paths:
+                msg = f"expected {' and '.join(needed)} among the job's files"
+                raise InputError("job_files", msg)
         missing = [
             file.path
             for file in files

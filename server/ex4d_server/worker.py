@@ -112,13 +112,13 @@ class PipelineJobs:
         from ex4d import pipeline
         from ex4d.diffusion.warm import WarmModels
 
+        self._warm = self._warm or WarmModels(self._idle_s)
         match request:
             case ReconstructJob():
-                pipeline.reconstruct(request, inputs, output, task)
+                pipeline.reconstruct(request, inputs, output, task, self._warm)
             case RenderJob():
                 pipeline.render(request, inputs, output, task)  # pyright: ignore[reportUnknownMemberType] - it returns arrays
             case GenerateJob():
-                self._warm = self._warm or WarmModels(self._idle_s)
                 pipeline.generate(request, inputs, output, task, self._warm)
 
 

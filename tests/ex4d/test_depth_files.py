@@ -13,7 +13,8 @@ from hypothesis.extra import numpy as npst
 from numpy.typing import NDArray
 
 from ex4d.clip import FrameSelection, MediaLimits
-from ex4d.depth.files import SKY_FACTOR, depth_from_disparity, read_depth
+from ex4d.depth.files import read_depth
+from ex4d.depth.units import SKY_FACTOR, depth_from_disparity
 from ex4d.errors import InputError
 from ex4d.images import write_depth_exr
 

@@ -8,18 +8,17 @@ from engine_tests import GOLDEN_MODELS
 
 from ex4d.cli import main
 from ex4d.diffusion import why_unavailable
-from ex4d.diffusion.wan import fetching
 from ex4d.diffusion.wan.files import (
-    PUBLISHED_FILES,
+    EX4D_MODEL,
     converted_layout,
     find_models,
     lora_names,
     lora_path,
-    models_folder,
-    weights_identity,
 )
 from ex4d.errors import CancelledError, InputError
 from ex4d.task import Progress, Task
+from ex4d.weights import fetching
+from ex4d.weights.files import models_folder, weights_identity
 
 
 def test_published_files_are_found() -> None:
@@ -33,7 +32,7 @@ def test_missing_model_names_command_size_and_licence(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         find_models(tmp_path)
     assert caught.value.code == "model_missing"
-    size_gb = sum(file.size_gb for file in PUBLISHED_FILES)
+    size_gb = sum(file.size_gb for file in EX4D_MODEL.files)
     for words in ("ex4d models download", f"{size_gb:.0f} GB", "Apache-2.0", "config.json"):
         assert words in caught.value.message
 
@@ -111,14 +110,14 @@ def test_download_from_a_mirror(
 ) -> None:
     folder = tmp_path / "models"
     monkeypatch.setenv("EX4D_MODELS", str(folder))
-    assert main(["models", "list"]) == 1
+    assert main(["models", "list", "ex4d"]) == 1
     assert "missing ~  11.4 GB" in capsys.readouterr().out
     assert main(["models", "download", "--mirror", str(GOLDEN_MODELS)]) == 0
-    expected = {file.relative_path for file in PUBLISHED_FILES}
+    expected = {file.relative_path for file in EX4D_MODEL.files}
     assert content_of(folder) == {
         path: content for path, content in content_of(GOLDEN_MODELS).items() if path in expected
     }
-    assert main(["models", "list"]) == 0
+    assert main(["models", "list", "ex4d"]) == 0
     capsys.readouterr()
     assert main(["models", "download", "--mirror", str(GOLDEN_MODELS)]) == 0
     assert "0 files are missing" in capsys.readouterr().out
@@ -126,7 +125,7 @@ def test_download_from_a_mirror(
 
 def test_copy_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fetching, "_BLOCK_BYTES", 1 << 20)
-    (vae,) = [file for file in PUBLISHED_FILES if "VAE" in file.name]
+    (vae,) = [file for file in EX4D_MODEL.files if "VAE" in file.name]
     done: list[Progress] = []
     task = Task(done.append, lambda: len(done) == 2)
     with pytest.raises(CancelledError):
@@ -140,7 +139,7 @@ def test_copy_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_part_of_another_file_is_noticed(tmp_path: Path) -> None:
-    (vae,) = [file for file in PUBLISHED_FILES if "VAE" in file.name]
+    (vae,) = [file for file in EX4D_MODEL.files if "VAE" in file.name]
     target = tmp_path / vae.relative_path
     target.parent.mkdir(parents=True)
     target.with_name(f"{vae.name}.part").write_bytes(bytes(1000))
@@ -152,15 +151,15 @@ def test_part_of_another_file_is_noticed(tmp_path: Path) -> None:
 
 def test_mirror_without_the_file(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
-        fetching.fetch_from_mirror(tmp_path, PUBLISHED_FILES[0], tmp_path / "none", Task())
+        fetching.fetch_from_mirror(tmp_path, EX4D_MODEL.files[0], tmp_path / "none", Task())
     assert caught.value.code == "mirror_missing"
 
 
 def test_too_small_a_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=10**9)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
-    fetching.check_room(tmp_path / "new" / "folder", PUBLISHED_FILES, GOLDEN_MODELS)
+    fetching.check_room(tmp_path / "new" / "folder", EX4D_MODEL.files, GOLDEN_MODELS)
     with pytest.raises(InputError) as caught:
-        fetching.check_room(tmp_path / "new" / "folder", PUBLISHED_FILES)
+        fetching.check_room(tmp_path / "new" / "folder", EX4D_MODEL.files)
     assert caught.value.code == "disk_full"
     assert "found 1" in caught.value.message

@@ -18,10 +18,10 @@ from safetensors.torch import load_file, save_file
 from ex4d.cli import main
 from ex4d.diffusion.wan import loading
 from ex4d.diffusion.wan.converting import check_models, convert_models
-from ex4d.diffusion.wan.fetching import fetch_from_hub
-from ex4d.diffusion.wan.files import PUBLISHED_FILES, ModelFiles, find_models
+from ex4d.diffusion.wan.files import EX4D_MODEL, ModelFiles, find_models
 from ex4d.errors import CancelledError, InputError
 from ex4d.task import Progress, Task
+from ex4d.weights.fetching import fetch_from_hub
 
 CPU = torch.device("cpu")
 
@@ -125,7 +125,7 @@ def test_commands(
     assert main(["models", "check"]) == 0
     assert "ok  adapter: 68 tensors" in capsys.readouterr().out
     assert main(["models", "convert"]) == 0
-    assert main(["models", "list"]) == 0
+    assert main(["models", "list", "ex4d"]) == 0
     assert "converted/, which is used" in capsys.readouterr().out
     assert main(["models", "check"]) == 0
     assert "ok  camera encoder" in capsys.readouterr().out
@@ -165,7 +165,7 @@ class HubHandler(BaseHTTPRequestHandler):
 
     def _answer(self, *, with_body: bool) -> None:
         repository, _, name = self.path.removeprefix("/").partition("/resolve/main/")
-        files = {(file.repository, file.name): file.relative_path for file in PUBLISHED_FILES}
+        files = {(file.repository, file.name): file.relative_path for file in EX4D_MODEL.files}
         path = GOLDEN_MODELS / files[repository, name]
         content = path.read_bytes()
         digest = self.server.false_sha256 or hashlib.sha256(content).hexdigest()
@@ -205,7 +205,7 @@ def endpoint(hub: Hub) -> str:
     return f"http://127.0.0.1:{hub.server_address[1]}"
 
 
-VAE = next(file for file in PUBLISHED_FILES if "VAE" in file.name)
+VAE = next(file for file in EX4D_MODEL.files if "VAE" in file.name)
 
 
 def test_fetched_from_a_hub(hub: Hub, tmp_path: Path) -> None:

@@ -12,9 +12,9 @@ import torch
 
 from ex4d.diffusion.wan import adapter, loading, memory
 from ex4d.diffusion.wan import engine as engine_module
-from ex4d.diffusion.wan.checkpoints import Shape, write_safetensors
 from ex4d.diffusion.wan.files import converted_layout, published_layout
 from ex4d.errors import InputError
+from ex4d.weights.checkpoints import Shape, write_safetensors
 
 #: https://huggingface.co/Wan-AI/Wan2.1-I2V-14B-480P: config.json, and what it does not say.
 CONFIG = {"dim": 5120, "num_heads": 40, "num_layers": 40, "ffn_dim": 13824, "eps": 1e-6}

@@ -15,9 +15,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ex4d.diffusion.wan import adapter, loading
-from ex4d.diffusion.wan.checkpoints import tensor_shapes, tensors, write_safetensors
 from ex4d.diffusion.wan.files import ModelFiles, find_models
 from ex4d.errors import InputError
+from ex4d.weights.checkpoints import tensor_shapes, tensors, write_safetensors
 
 CPU = torch.device("cpu")
 Values = dict[str, torch.Tensor]
@@ -332,7 +332,7 @@ def test_headers_that_are_cut(tmp_path: Path, content: bytes) -> None:
 
 
 def test_larger_tensors_are_read_in_slices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ex4d.diffusion.wan.checkpoints._SLICE_BYTES", 1000)
+    monkeypatch.setattr("ex4d.weights.checkpoints._SLICE_BYTES", 1000)
     values = {"a": torch.randn(57, 91), "b": torch.randn(3), "c": torch.randn(2000).bfloat16()}
     path = tmp_path / "values.safetensors"
     save_file(values, path)

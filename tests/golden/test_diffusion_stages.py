@@ -19,11 +19,11 @@ import torch
 from plain_blocks import PlainBlocks
 
 from ex4d.diffusion.wan import adapter, conditioning, denoise, loading
-from ex4d.diffusion.wan.checkpoints import tensor_shapes
 from ex4d.diffusion.wan.loading import WanModels
 from ex4d.diffusion.wan.modes import PreparedDit, prepare
 from ex4d.diffusion.wan.text import PromptEncoder
 from ex4d.protocol.documents import REFERENCE_NEGATIVE_PROMPT, REFERENCE_PROMPT
+from ex4d.weights.checkpoints import tensor_shapes
 
 TOLERANCE = 2e-5
 LAST_LATENTS_TOLERANCE = 5e-5

@@ -60,6 +60,7 @@ def test_only_blender_scripts_import_bpy_in_ex4d() -> None:
         ("ex4d.protocol.messages", HEAVY | {"zmq"}),
         ("ex4d.client", HEAVY),
         ("ex4d.diffusion.wan.files", HEAVY),
+        ("ex4d.weights.files", HEAVY),
         ("ex4d.cli", HEAVY | {"zmq", "rich"}),
         ("ex4d_server.commands", HEAVY | {"zmq", "structlog"}),
     ],

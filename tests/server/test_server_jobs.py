@@ -78,6 +78,14 @@ def test_reconstruct_job(client: RawClient) -> None:
     assert {file.path for file in event.files} == {"clip.mp4", "depth.npz"}
 
 
+def test_reconstruct_job_whose_depth_is_estimated(client: RawClient) -> None:
+    clip = random_bytes(1000)
+    client.upload([clip])
+    job = ReconstructJob(files=(file_ref("clip.mp4", clip),), clip="clip.mp4", name="clip")
+    event = client.wait_for_end(client.submit(job))
+    assert {file.path for file in event.files} == {"clip.mp4"}
+
+
 def test_events_count_up_and_tell_the_time_left(own_server: OwnServer, connect: Connect) -> None:
     client = new_client(own_server(*SLOW), connect)
     job_id = client.submit(uploaded_job(client, frame_count=12))

@@ -1,7 +1,7 @@
-"""What the tests of the ex4d engine share.
+"""What the tests of the ex4d engine and of the depth estimators share.
 
-They need torch and diffsynth, which the development environment lacks: there they are skipped. In
-the environment that has them, EX4D_REQUIRE_ENGINE makes a missing package an error.
+They need torch and more, which the development environment lacks: there they are skipped. In the
+environment that has it, EX4D_REQUIRE_ENGINE makes a missing package an error.
 """
 
 import os
@@ -15,8 +15,21 @@ GOLDEN_MODELS = Path(__file__).parents[1] / "golden" / "models"
 
 def needs_engine() -> None:
     """Skip the test file that calls this where torch or diffsynth is missing."""
+    _needs("torch", "diffsynth")
+
+
+def needs_estimators() -> None:
+    """Skip the test file that calls this where torch, diffusers or transformers is missing."""
+    _needs("torch", "diffusers", "transformers")
+    import torch
+
+    # Small networks are quicker on one thread, many times so on a machine that is busy.
+    torch.set_num_threads(1)
+
+
+def _needs(*packages: str) -> None:
     torchvision_shim.install()
-    for package in ("torch", "diffsynth"):
+    for package in packages:
         if "EX4D_REQUIRE_ENGINE" in os.environ:
             __import__(package)
         else:

@@ -105,6 +105,17 @@ CLIENT_EXAMPLES: dict[str, ClientMessage] = {
             focal_px=500.0,
         ),
     ),
+    "job_submit reconstruct estimated": JobSubmit(
+        request_id=ID,
+        job=ReconstructJob(
+            files=(_FILE,),
+            clip="clip.mp4",
+            name="flower",
+            estimator="depthcrafter",
+            depth_range="min_max",
+            accepts_research_licence=True,
+        ),
+    ),
     "job_submit render": JobSubmit(
         request_id=ID, job=RenderJob(scene=(_FILE,), trajectory=_TRAJECTORY)
     ),

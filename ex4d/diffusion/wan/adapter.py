@@ -19,8 +19,7 @@ import torch
 from torch import nn
 
 from ex4d.errors import InputError
-
-from .checkpoints import Shape, check_names_and_shapes, tensor_shapes, tensors
+from ex4d.weights.checkpoints import Shape, check_names_and_shapes, tensor_shapes, tensors
 
 RANK = 16
 #: The layers of a block that the adapter changes.

@@ -16,16 +16,16 @@ from ex4d import __version__
 from ex4d.errors import InputError
 from ex4d.folders import whole_folder
 from ex4d.task import Task
+from ex4d.weights.checkpoints import Shape, tensor_shapes, tensors, write_safetensors
+from ex4d.weights.files import weights_identity
 
 from . import adapter, loading
-from .checkpoints import Shape, tensor_shapes, tensors, write_safetensors
 from .files import (
     CONVERTED_FOLDER,
     ModelFiles,
     converted_layout,
     lora_names,
     lora_path,
-    weights_identity,
 )
 
 _KEPT_TYPE = torch.bfloat16

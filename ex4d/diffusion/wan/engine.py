@@ -1,7 +1,6 @@
 # pyright: reportMissingImports=false
 """The `ex4d` engine: a take from a condition, with EX-4D's adapter on Wan2.1-I2V-14B."""
 
-import hashlib
 import logging
 import traceback
 from collections.abc import Callable, Hashable, Iterator
@@ -19,19 +18,18 @@ from ex4d.errors import InputError
 from ex4d.protocol.documents import Ex4dSettings, UsedPart
 from ex4d.scene import Scene
 from ex4d.task import Task
+from ex4d.weights.checkpoints import tensor_shapes
+from ex4d.weights.files import models_folder, weights_identity
 
 from . import conditioning, denoise, memory
 from .adapter import block_count
-from .checkpoints import tensor_shapes
 from .files import (
     ADAPTER_FOLDER,
     BASE_FOLDER,
-    LICENCE,
+    EX4D_MODEL,
     ModelFiles,
     find_models,
     lora_path,
-    models_folder,
-    weights_identity,
 )
 from .latent_preview import LatentPreview
 from .loading import WanModels, load_models
@@ -60,7 +58,7 @@ class WanEngine:
 
     name = "ex4d"
     version = "1"
-    licence = LICENCE
+    licence = EX4D_MODEL.licence
 
     def __init__(self, settings: Ex4dSettings, warm: WarmModels, cache: Path | None = None) -> None:
         from platformdirs import user_cache_path
@@ -83,12 +81,17 @@ class WanEngine:
         adapter = files.adapter or files.camera_encoder
         assert adapter is not None  # noqa: S101 - one of the two is always there
         parts = [
-            UsedPart(role="weights", name=BASE_FOLDER, version=_identity(base), licence=LICENCE),
+            UsedPart(
+                role="weights",
+                name=BASE_FOLDER,
+                version=weights_identity(*base),
+                licence=EX4D_MODEL.licence,
+            ),
             UsedPart(
                 role="weights",
                 name=ADAPTER_FOLDER,
                 version=weights_identity(adapter),
-                licence=LICENCE,
+                licence=EX4D_MODEL.licence,
             ),
         ]
         parts += [
@@ -322,10 +325,3 @@ def _dit_bytes(files: ModelFiles, dtype: torch.dtype) -> int:
 def _block_count(files: ModelFiles) -> int:
     names = (name for path in files.dit for name in tensor_shapes(path))
     return block_count(dict.fromkeys(names, ()))
-
-
-def _identity(paths: tuple[Path, ...]) -> str:
-    digest = hashlib.sha256()
-    for path in paths:
-        digest.update(weights_identity(path).encode())
-    return digest.hexdigest()[:16]

@@ -8,47 +8,18 @@ Two layouts are understood, both inside one models folder:
 This module loads no torch: the server and `ex4d doctor` ask it.
 """
 
-import hashlib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from ex4d.errors import InputError
+from ex4d.weights.files import PublishedFile, PublishedModel, model_missing
 
-#: Names the models folder.
-MODELS_VARIABLE = "EX4D_MODELS"
 BASE_FOLDER = "Wan2.1-I2V-14B-480P"
 ADAPTER_FOLDER = "EX-4D"
 CONVERTED_FOLDER = "converted"
 LORA_FOLDER = "loras"
-DOWNLOAD_COMMAND = "ex4d models download"
-LICENCE = "Apache-2.0"
 
 _SHARD_COUNT = 7
-_SAMPLE_BYTES = 64 << 10
-_SAMPLES = 64
-
-
-@dataclass(frozen=True)
-class PublishedFile:
-    """A file as its makers publish it.
-
-    Attributes:
-        repository: On the Hugging Face hub.
-        name: Path in the repository.
-        folder: Where it lies in the models folder.
-        size_gb: About how large it is, in 10^9 bytes.
-    """
-
-    repository: str
-    name: str
-    folder: str
-    size_gb: float
-
-    @property
-    def relative_path(self) -> Path:
-        """Where it lies in the models folder."""
-        return Path(self.folder) / self.name
 
 
 def _of_base(name: str, size_gb: float) -> PublishedFile:
@@ -71,14 +42,18 @@ _TOKENIZER = tuple(
 _ADAPTER = PublishedFile("yihouxiang/EX-4D", "ex4d.ckpt", ADAPTER_FOLDER, 0.4)
 
 #: All that the engine needs.
-PUBLISHED_FILES = (
-    _CONFIG,
-    *_SHARDS,
-    _TEXT_ENCODER,
-    _IMAGE_ENCODER,
-    _VAE,
-    *_TOKENIZER,
-    _ADAPTER,
+EX4D_MODEL = PublishedModel(
+    name="ex4d",
+    files=(
+        _CONFIG,
+        *_SHARDS,
+        _TEXT_ENCODER,
+        _IMAGE_ENCODER,
+        _VAE,
+        *_TOKENIZER,
+        _ADAPTER,
+    ),
+    licence="Apache-2.0",
 )
 
 
@@ -122,16 +97,6 @@ class ModelFiles:
         )
 
 
-def models_folder() -> Path:
-    """The folder named by EX4D_MODELS, or else the user's own."""
-    named = os.environ.get(MODELS_VARIABLE)
-    if named:
-        return Path(named)
-    from platformdirs import user_data_path
-
-    return user_data_path("ex4d", appauthor=False) / "models"
-
-
 def published_layout(folder: Path) -> ModelFiles:
     """The files as downloaded, whether they are there or not."""
     base = folder / BASE_FOLDER
@@ -172,18 +137,13 @@ def find_models(folder: Path) -> ModelFiles:
     """
     converted = converted_layout(folder)
     if (folder / CONVERTED_FOLDER).is_dir():
-        _require(converted, "run `ex4d models convert` again after removing what it made")
+        missing = [path for path in converted.all_paths() if not path.is_file()]
+        if missing:
+            remedy = "run `ex4d models convert` again after removing what it made"
+            raise model_missing(missing, remedy)
         return converted
-    published = published_layout(folder)
-    missing_gb = sum(
-        file.size_gb for file in PUBLISHED_FILES if not (folder / file.relative_path).is_file()
-    )
-    _require(
-        published,
-        f"run `{DOWNLOAD_COMMAND}`, which fetches what is missing: about {missing_gb:.0f} GB "
-        f"(licence: {LICENCE}), or name another folder with {MODELS_VARIABLE}",
-    )
-    return published
+    EX4D_MODEL.require(folder)
+    return published_layout(folder)
 
 
 def lora_path(files: ModelFiles, name: str) -> Path:
@@ -206,27 +166,3 @@ def lora_path(files: ModelFiles, name: str) -> Path:
 def lora_names(files: ModelFiles) -> list[str]:
     """Names of the registered LoRAs."""
     return sorted(path.stem for path in files.loras.glob("*.safetensors"))
-
-
-def weights_identity(path: Path) -> str:
-    """16 hexadecimal digits that differ between files of different weights.
-
-    They come from the size and 64 samples over the file's length: of tens of gigabytes, reading
-    all would take longer than the work that the identity saves.
-    """
-    size_bytes = path.stat().st_size
-    digest = hashlib.sha256(str(size_bytes).encode())
-    with path.open("rb") as file:
-        for index in range(_SAMPLES):
-            file.seek(max(0, size_bytes - _SAMPLE_BYTES) * index // (_SAMPLES - 1))
-            digest.update(file.read(_SAMPLE_BYTES))
-    return digest.hexdigest()[:16]
-
-
-def _require(files: ModelFiles, remedy: str) -> None:
-    missing = [path for path in files.all_paths() if not path.is_file()]
-    if missing:
-        names = ", ".join(path.name for path in missing[:3])
-        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-        msg = f"expected the model's files in the models folder, found no {names}{more}; {remedy}"
-        raise InputError("model_missing", msg)

@@ -17,9 +17,9 @@ import torch
 from torch import nn
 
 from ex4d.errors import InputError
+from ex4d.weights.checkpoints import Shape, check_names_and_shapes, tensor_shapes, tensors
 
 from . import adapter
-from .checkpoints import Shape, check_names_and_shapes, tensor_shapes, tensors
 from .files import ModelFiles, lora_path
 from .modes import Mode, PreparedDit, prepare, quantises
 

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 
 from ex4d.errors import InputError
+from ex4d.weights.files import weights_identity
 
-from .files import ModelFiles, weights_identity
+from .files import ModelFiles
 from .precision import mixed_precision
 
 #: The transformer looks at so many tokens; shorter prompts are padded with zeros.
@@ -126,7 +127,7 @@ class PromptEncoder:
         return self._cache / f"{hashlib.sha256(key.encode()).hexdigest()}.safetensors"
 
     def _read(self, prompt: str) -> torch.Tensor | None:
-        from .checkpoints import tensors
+        from ex4d.weights.checkpoints import tensors
 
         path = self._path(prompt)
         try:

@@ -13,17 +13,12 @@ from pathlib import Path
 from ex4d.errors import InputError
 from ex4d.task import Task
 
-from .files import PUBLISHED_FILES, PublishedFile
+from .files import PublishedFile
 
 _BLOCK_BYTES = 8 << 20
 #: Files go to other names until they are whole.
 _PART_SUFFIX = ".part"
 _SHA256_DIGITS = 64
-
-
-def missing_files(folder: Path) -> list[PublishedFile]:
-    """Published files that the models folder lacks."""
-    return [file for file in PUBLISHED_FILES if not (folder / file.relative_path).is_file()]
 
 
 def check_room(folder: Path, files: Iterable[PublishedFile], mirror: Path | None = None) -> None:
