@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from . import camera, scene_jobs
 from ._vendor.client import Preview
 from .jobs import Job, JobBoard, Stage
+from .redraw import redraw_views
 
 FRAMES_PER_S = 8.0
 #: Custom property of our images: the name of the shot.
@@ -53,7 +54,7 @@ class PreviewPlayer:
             self._shown[shot_name] = picture
             changed = True
         if changed:
-            _redraw()
+            redraw_views("WINDOW")
 
 
 def frame_pixels(preview: Preview, index: int) -> NDArray[np.float32]:
@@ -181,16 +182,6 @@ def _remove(images: list[bpy.types.Image]) -> None:
                 camera_data.show_background_images = False
     for image in images:
         bpy.data.images.remove(image)
-
-
-def _redraw() -> None:
-    """Have the 3D views drawn again, without their sidebars."""
-    for window in bpy.context.window_manager.windows:
-        for area in window.screen.areas:
-            if area.type == "VIEW_3D":
-                for region in area.regions:
-                    if region.type == "WINDOW":
-                        region.tag_redraw()
 
 
 def register() -> None:

@@ -13,6 +13,7 @@ from bpy.app.handlers import persistent
 
 from . import imports, preferences, preview, runtime, scene_jobs
 from ._vendor.client import ConnectionState
+from .redraw import redraw_views
 from .runtime import Runtime
 
 BUDGET_S = 0.008
@@ -71,12 +72,7 @@ def is_running() -> bool:
 
 def redraw() -> None:
     """Have the sidebars of the 3D views drawn again."""
-    for window in bpy.context.window_manager.windows:
-        for area in window.screen.areas:
-            if area.type == "VIEW_3D":
-                for region in area.regions:
-                    if region.type == "UI":
-                        region.tag_redraw()
+    redraw_views("UI")
 
 
 def _pause_s(current: Runtime) -> float | None:

@@ -14,8 +14,8 @@ from .errors import InputError
 def whole_folder(folder: Path, *, replaces: str | None = None) -> Iterator[Path]:
     """Give the block a temporary folder and name it `folder` when the block ends well.
 
-    The temporary folder lies beside the final one, so that naming it is a single rename. If the
-    block fails, nothing stays behind and what was there before is untouched.
+    The temporary folder lies beside the final one, so that naming it is a rename. If the block
+    fails, nothing stays behind and what was there before is untouched.
 
     Args:
         folder: Where the result shall be; absent, an empty folder, or what may be replaced.
@@ -56,6 +56,7 @@ def _replace(folder: Path, new: Path) -> None:
         new.rename(folder)
     except OSError:
         old.rename(folder)
+        old.parent.rmdir()
         raise
-    finally:
-        shutil.rmtree(old.parent, ignore_errors=True)
+    # Not in any other case: where the old one could not go back, it is still there.
+    shutil.rmtree(old.parent, ignore_errors=True)

@@ -19,8 +19,6 @@ _ENOUGH_DISK_GB = 5.0
 #: second of bfloat16 products (docs/performance.md).
 _TAKE_S = {"exact": 40.0, "fast": 30.0}
 _TAKE_RATE = 664e12
-#: Compute capability of the first cards that multiply in 8 bits.
-_FP8_CAPABILITY = (8, 9)
 
 
 class Finding(NamedTuple):
@@ -119,9 +117,10 @@ def _graphics_card() -> Iterator[Finding]:
         return
     card = torch.cuda.get_device_properties(0)
     yield Finding("ok", "CUDA", f"{card.name}, {card.total_memory / 1e9:.0f} GB")
+    from ex4d.diffusion.wan.fp8 import has_products
     from ex4d.diffusion.wan.memory import main_memory_bytes
 
-    has_fp8 = torch.cuda.get_device_capability(0) >= _FP8_CAPABILITY
+    has_fp8 = has_products(torch.device("cuda"))
     try:
         rate = _product_rate(torch)
     except torch.OutOfMemoryError:

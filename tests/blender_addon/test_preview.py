@@ -158,7 +158,9 @@ def test_preview_plays_in_a_loop_and_is_drawn_again_only_when_it_changes(
     addon, frames, clock, monkeypatch
 ):
     drawn: list[float] = []
-    monkeypatch.setattr(addon("preview"), "_redraw", lambda: drawn.append(clock.now_s))
+    monkeypatch.setattr(
+        addon("preview"), "redraw_views", lambda _region_type: drawn.append(clock.now_s)
+    )
     seen = []
     for _ in range(32):
         clock.now_s += 1 / 32

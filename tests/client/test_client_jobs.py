@@ -1,6 +1,6 @@
 """Jobs: sent as one, followed, cancelled, fetched, and found again."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,19 +28,9 @@ RESULTS = {"color/0001.png": b"colour" * 2000, "mask/0001.png": b"mask", "take.j
 
 
 @pytest.fixture
-def server() -> Iterator[ModelServer]:
-    with ModelServer() as server:
-        server.results = dict(RESULTS)
-        yield server
-
-
-@pytest.fixture
-def client(server: ModelServer) -> Iterator[Client]:
-    client = server.client()
-    client.connect()
-    server.settle(client)
-    yield client
-    client.close()
+def server(server: ModelServer) -> ModelServer:
+    server.results = dict(RESULTS)
+    return server
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """Moving previews of running jobs: the newest is kept, one at a time is asked for, all are shed."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +17,9 @@ PIXELS = bytes(range(WIDTH_PX * HEIGHT_PX * FRAMES * 3))
 
 
 @pytest.fixture
-def server() -> Iterator[ModelServer]:
-    with ModelServer() as server:
-        server.results = {"take.json": b"{}"}
-        yield server
-
-
-@pytest.fixture
-def client(server: ModelServer) -> Iterator[Client]:
-    client = server.client()
-    client.connect()
-    server.settle(client)
-    yield client
-    client.close()
+def server(server: ModelServer) -> ModelServer:
+    server.results = {"take.json": b"{}"}
+    return server
 
 
 @pytest.fixture

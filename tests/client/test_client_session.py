@@ -14,12 +14,6 @@ TOKEN = "A-Za_z0123456789abcdef"
 
 
 @pytest.fixture
-def server() -> Iterator[ModelServer]:
-    with ModelServer() as server:
-        yield server
-
-
-@pytest.fixture
 def client(server: ModelServer) -> Iterator[Client]:
     client = server.client()
     yield client

@@ -3,7 +3,7 @@
 import errno
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -25,21 +25,6 @@ from ex4d.protocol.messages import (
 #: Not a multiple of the chunk, and several windows.
 CONTENT = random_bytes(5 * LIMITS.window_bytes + 1234)
 SHA256 = file_ref("x", CONTENT).sha256
-
-
-@pytest.fixture
-def server() -> Iterator[ModelServer]:
-    with ModelServer() as server:
-        yield server
-
-
-@pytest.fixture
-def client(server: ModelServer) -> Iterator[Client]:
-    client = server.client()
-    client.connect()
-    server.settle(client)
-    yield client
-    client.close()
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from ex4d.condition import Condition
 from ex4d.errors import InputError
 from ex4d.trained import FRAME_STEP
 
-from .loading import WanModels
+from .loading import CLIP_SIDE_PX, WanModels
 from .precision import mixed_precision
 
 #: The autoencoder's pixels per latent.
@@ -35,7 +35,6 @@ EROSION_PX = (2, 8)
 #: CLIP's own normalisation.
 _CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 _CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-_CLIP_SIDE_PX = 224
 
 
 @dataclass(frozen=True)
@@ -132,7 +131,7 @@ def frame_tensor(frame: NDArray[np.uint8]) -> torch.Tensor:
 
 def image_tokens(models: WanModels, frame: torch.Tensor) -> torch.Tensor:
     """CLIP's tokens of (1, 3, height, width) in -1..1: (1, 257, clip_dim) float32."""
-    side = (_CLIP_SIDE_PX, _CLIP_SIDE_PX)
+    side = (CLIP_SIDE_PX, CLIP_SIDE_PX)
     frame = frame.to(models.device)
     small = functional.interpolate(frame, side, mode="bicubic", align_corners=False)
     mean, std = (

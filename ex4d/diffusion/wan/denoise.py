@@ -13,6 +13,7 @@ import torch
 
 from ex4d.errors import InputError
 
+from .adapter import LATENT_CHANNELS
 from .conditioning import PIXELS_PER_LATENT, ModelInputs, latent_frame_count
 from .loading import WanModels
 from .precision import full_precision, mixed_precision
@@ -21,7 +22,6 @@ from .text import padded
 #: Of the schedule; see `noise_levels`.
 SHIFT = 5.0
 _TIME_STEPS = 1000.0
-_LATENT_CHANNELS = 16
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def make_noise(seed: int, frame_count: int, height_px: int, width_px: int) -> to
     """(1, 16, latent frames, height/8, width/8) float32, made on the CPU: alike on every card."""
     shape = (
         1,
-        _LATENT_CHANNELS,
+        LATENT_CHANNELS,
         latent_frame_count(frame_count),
         height_px // PIXELS_PER_LATENT,
         width_px // PIXELS_PER_LATENT,

@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-_PIXELS_PER_LATENT = 8
-_FRAMES_PER_LATENT = 4
+from ex4d.trained import FRAME_STEP
+
+from .conditioning import PIXELS_PER_LATENT
+
 #: Of the made-up clips: plenty for 17 numbers a colour, and encoded in a fraction of a second.
 _SIDE_PX, _FRAME_COUNT, _CLIP_COUNT = 128, 5, 4
 #: Keeps the map tame where the frames say too little; in shares of the latents' own variance.
@@ -88,7 +90,7 @@ def _made_up_clip(generator: torch.Generator) -> Tensor:
 
 def _colors(clip: Tensor) -> Tensor:
     """(3, latent frames, rows, columns): the mean colour of what each latent stands for."""
-    small = torch.nn.functional.avg_pool3d(clip[0], (1, _PIXELS_PER_LATENT, _PIXELS_PER_LATENT))
+    small = torch.nn.functional.avg_pool3d(clip[0], (1, PIXELS_PER_LATENT, PIXELS_PER_LATENT))
     # The first latent frame stands for one frame, each later one for four.
     first, rest = small[:, :1], small[:, 1:]
-    return torch.cat([first, rest.unflatten(1, (-1, _FRAMES_PER_LATENT)).mean(2)], dim=1)
+    return torch.cat([first, rest.unflatten(1, (-1, FRAME_STEP)).mean(2)], dim=1)

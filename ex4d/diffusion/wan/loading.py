@@ -25,7 +25,8 @@ from .modes import Mode, PreparedDit, prepare, quantises
 
 #: Parts of the transformer that the reference computes in float32, whatever the rest is in.
 FLOAT32_PARTS = ("time_embedding.", "time_projection.", "head.")
-_IMAGE_SIDE_PX = 224
+#: Of the picture that CLIP looks at.
+CLIP_SIDE_PX = 224
 #: Width of an attention head of the CLIP encoder ViT-H/14. Heads leave no trace in the shapes, so a
 #: width that is no multiple belongs to a small encoder for tests, whose heads are 16 wide.
 _CLIP_HEAD_DIM = 80
@@ -303,7 +304,7 @@ def check_image_encoder(path: Path) -> nn.Module:
     head_dim = _CLIP_HEAD_DIM if dim % _CLIP_HEAD_DIM == 0 else _SMALL_CLIP_HEAD_DIM
     with torch.device("meta"):
         model = VisionTransformer(
-            image_size=_IMAGE_SIDE_PX,
+            image_size=CLIP_SIDE_PX,
             patch_size=patch_size,
             dim=dim,
             mlp_ratio=_shape(found, "visual.transformer.0.mlp.0.weight", 2)[0] / dim,
