@@ -237,7 +237,10 @@ def _random_crafter(device: torch.device, dtype: torch.dtype) -> Any:
             ]
     finally:
         torch.set_default_dtype(usual)
-    unet, vae, image_encoder = (network.eval().requires_grad_(False) for network in networks)
+    # Some parameters are made on the processor whatever the default device is.
+    unet, vae, image_encoder = (
+        network.to(device, dtype).eval().requires_grad_(False) for network in networks
+    )
     counts = " + ".join(_count(network) for network in (unet, vae, image_encoder))
     print(f"{counts} M weights")
     return CrafterModels(

@@ -20,7 +20,8 @@ from ex4d.errors import InputError
 
 _GIB = 1 << 30
 _TERA = 1e12
-_CONTEXT_TOKENS = 512
+#: Of the reference's prompt and negative prompt.
+_PROMPT_TOKENS = (54, 220)
 _IMAGE_TOKENS = 257
 _SUSTAINED_S = 2.0
 _COPY_BYTES = 1 << 29
@@ -152,11 +153,13 @@ def run(
 def forward_operations(architecture: Architecture, tokens: int) -> tuple[float, float]:
     """Of one forward pass of one branch: in linear layers, and in attention.
 
-    Keys and values of the context are made once a take and not counted.
+    Keys and values of the context are made once a take and not counted; the padding of the prompt
+    is one token.
     """
     dim, ffn_dim, layers = architecture.dim, architecture.ffn_dim, architecture.layers
     linear = 2 * tokens * (6 * dim * dim + 2 * dim * ffn_dim)
-    attention = 4 * tokens * dim * (tokens + _CONTEXT_TOKENS + _IMAGE_TOKENS)
+    prompt_tokens = sum(_PROMPT_TOKENS) / len(_PROMPT_TOKENS) + 1
+    attention = 4 * tokens * dim * (tokens + prompt_tokens + _IMAGE_TOKENS)
     return float(layers * linear), float(layers * attention)
 
 
@@ -238,28 +241,15 @@ def build_models(architecture: Architecture, plan: Plan, mode: Any, device: Any)
     The same seed gives the same weights in every mode.
     """
     import torch
-    from diffsynth.models import wan_video_dit, wan_video_image_encoder, wan_video_vae
+    from diffsynth.models import wan_video_image_encoder, wan_video_vae
 
     from ex4d.diffusion.wan import adapter, loading
     from ex4d.diffusion.wan.modes import prepare
 
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     home = device if plan.cap_bytes is None else torch.device("cpu")
+    dit = empty_dit(architecture)
     with torch.device("meta"):
-        dit = wan_video_dit.WanModel(
-            dim=architecture.dim,
-            in_dim=36,
-            ffn_dim=architecture.ffn_dim,
-            out_dim=16,
-            text_dim=architecture.text_dim,
-            freq_dim=256,
-            eps=1e-6,
-            patch_size=(1, 2, 2),
-            num_heads=architecture.heads,
-            num_layers=architecture.layers,
-            has_image_input=True,
-        )
-        dit.img_emb = wan_video_dit.MLP(architecture.clip["dim"], architecture.dim)
         camera_encoder = adapter.CameraEncoder(architecture.camera_dim, architecture.dim)
         vae_model = wan_video_vae.VideoVAE_(dim=architecture.vae_dim, z_dim=16)
         image_encoder = wan_video_image_encoder.VisionTransformer(
@@ -269,7 +259,6 @@ def build_models(architecture: Architecture, plan: Plan, mode: Any, device: Any)
     vae = wan_video_vae.WanVideoVAE()
     vae.model = vae_model
     generator = torch.Generator(device).manual_seed(_SEED)
-    dit.freqs = wan_video_dit.precompute_freqs_cis_3d(architecture.dim // architecture.heads)
     for name, child in dit.named_children():
         if name != "blocks":
             _fill(child, device, dtype, generator)
@@ -293,6 +282,31 @@ def build_models(architecture: Architecture, plan: Plan, mode: Any, device: Any)
         device=device,
         dtype=dtype,
     )
+
+
+def empty_dit(architecture: Architecture) -> Any:
+    """The transformer without values, on the device `meta`."""
+    import torch
+    from diffsynth.models import wan_video_dit
+
+    with torch.device("meta"):
+        dit = wan_video_dit.WanModel(
+            dim=architecture.dim,
+            in_dim=36,
+            ffn_dim=architecture.ffn_dim,
+            out_dim=16,
+            text_dim=architecture.text_dim,
+            freq_dim=256,
+            eps=1e-6,
+            patch_size=(1, 2, 2),
+            num_heads=architecture.heads,
+            num_layers=architecture.layers,
+            has_image_input=True,
+        )
+        dit.img_emb = wan_video_dit.MLP(architecture.clip["dim"], architecture.dim)
+    # No weights but a table, which must have values.
+    dit.freqs = wan_video_dit.precompute_freqs_cis_3d(architecture.dim // architecture.heads)
+    return dit
 
 
 def _fill(module: Any, device: Any, dtype: Any, generator: Any) -> None:
@@ -355,7 +369,7 @@ def _take(
     generator = torch.Generator().manual_seed(_SEED)
     embeddings = [
         torch.randn(length, architecture.text_dim, generator=generator).to(models.dtype)
-        for length in ((54, 220) if plan.guided else (54,))
+        for length in _PROMPT_TOKENS[: 2 if plan.guided else 1]
     ]
     stages_s: dict[str, float] = {}
 

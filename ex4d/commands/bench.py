@@ -2,6 +2,7 @@
 
 import argparse
 from importlib import import_module
+from pathlib import Path
 
 _BENCHMARKS = {
     "raster": "DW-mesh build and rasterisation, against the memory traffic they cannot avoid",
@@ -9,6 +10,7 @@ _BENCHMARKS = {
     "preview": "the preview engine against the truth, against Telea inpainting and the clock",
     "generate": "the ex4d engine at full size, on random weights, against the card's own rates",
     "transfer": "a file to a server and back, against plain sockets, hashing and the disk",
+    "load": "the transformer loaded from a converted file, against reading the file",
     "depth": "a depth estimator stage by stage, against plain matrix products",
 }
 #: Arguments of benchmarks that take any.
@@ -21,6 +23,7 @@ _OPTIONS = {
         "frames",
         "side_px",
     ),
+    "load": ("folder", "blocks"),
     "generate": ("modes", "memory_cap_gib", "size", "frames", "steps", "preview"),
 }
 
@@ -34,6 +37,11 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         benchmark.set_defaults(run=run, benchmark=name)
         if name == "generate":
             _add_generate_arguments(benchmark)
+        if name == "load":
+            benchmark.add_argument("--folder", type=Path, help="where the file is written")
+            benchmark.add_argument(
+                "--blocks", type=int, default=40, help="0.7 GB each (default: %(default)s)"
+            )
         if name == "depth":
             _add_depth_options(benchmark)
 

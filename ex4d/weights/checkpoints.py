@@ -54,18 +54,24 @@ def tensor_shapes(path: Path) -> dict[str, Shape]:
     return {name: tuple(value.shape) for name, value in _load(path, "meta").items()}
 
 
-def tensors(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
+def tensors(path: Path, *, is_for_card: bool = False) -> Iterator[tuple[str, torch.Tensor]]:
     """Name and value of each tensor in a file, on the CPU, as stored; one at a time.
 
     Safetensors files are read, not mapped: mapping one that is larger than the machine's memory
     fails.
+
+    Args:
+        path: A safetensors file, or what torch saved.
+        is_for_card: Whether each value is copied to a CUDA card before the next is asked for. Then
+            it may lie in memory that the next but one is read into: fresh memory costs the system
+            more than reading into it, and the card takes most from pinned memory.
 
     Raises:
         InputError: `checkpoint_damaged` if the file is not whole.
     """
     if path.suffix == ".safetensors":
         with _damage_named(path):
-            yield from _read_ahead(path)
+            yield from _read_ahead(path, is_for_card=is_for_card)
         return
     yield from _load(path, "cpu").items()
 
@@ -191,7 +197,7 @@ def _read_header(file: IO[bytes]) -> list[_Entry]:
     return entries
 
 
-def _read_ahead(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
+def _read_ahead(path: Path, *, is_for_card: bool) -> Iterator[tuple[str, torch.Tensor]]:
     """Read a safetensors file in the order in which it lies on disk, the next while one is used.
 
     Reading goes on while the caller moves a tensor to the card, in slices by several threads, since
@@ -200,6 +206,12 @@ def _read_ahead(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
     with path.open("rb") as file:
         entries = sorted(_read_header(file), key=lambda entry: entry.begin)
         start = file.tell()
+    used_again: list[torch.Tensor] = []
+    if is_for_card:
+        largest_bytes = max((entry.end - entry.begin for entry in entries), default=0)
+        used_again = [
+            torch.empty(largest_bytes, dtype=torch.uint8, pin_memory=True) for _ in range(2)
+        ]
 
     def read_slice(into: memoryview, offset: int) -> None:
         with path.open("rb", buffering=0) as file:
@@ -210,8 +222,13 @@ def _read_ahead(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
                     raise EOFError("it became shorter while it was read")
                 into = into[count:]
 
-    def begin(entry: _Entry) -> tuple[_Entry, torch.Tensor, list[Future[None]]]:
-        data = torch.empty(entry.end - entry.begin, dtype=torch.uint8)
+    def begin(index: int) -> tuple[_Entry, torch.Tensor, list[Future[None]]]:
+        entry = entries[index]
+        size_bytes = entry.end - entry.begin
+        if used_again:
+            data = used_again[index % 2][:size_bytes]
+        else:
+            data = torch.empty(size_bytes, dtype=torch.uint8)
         view = memoryview(data.numpy())
         slices = [
             pool.submit(read_slice, view[at : at + _SLICE_BYTES], start + entry.begin + at)
@@ -220,9 +237,10 @@ def _read_ahead(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
         return entry, data, slices
 
     with ThreadPoolExecutor(min(os.cpu_count() or 1, _READERS), "read") as pool:
-        pending = deque(begin(entry) for entry in entries[:1])
+        pending = deque(begin(index) for index in range(len(entries))[:1])
         for index in range(len(entries)):
-            pending.extend(begin(entry) for entry in entries[index + 1 : index + 2])
+            if index + 1 < len(entries):
+                pending.append(begin(index + 1))
             entry, data, slices = pending.popleft()
             for part in slices:
                 part.result()

@@ -16,9 +16,9 @@ class PlainBlocks:
     def __init__(self, dit: Any) -> None:
         self._blocks = dit.blocks
 
-    def project_context(self, context: torch.Tensor) -> torch.Tensor:
-        """The context itself; see `Blocks`."""
-        return context
+    def project_context(self, context: torch.Tensor, last_count: int) -> torch.Tensor:
+        """The context itself, with every token of the padding; see `PreparedDit`."""
+        return torch.cat([context, context[:, -1:].expand(-1, last_count - 1, -1)], dim=1)
 
     def run_blocks(
         self,
@@ -29,7 +29,7 @@ class PlainBlocks:
         *,
         before_block: Callable[[], None],
     ) -> list[torch.Tensor]:
-        """All blocks, branch after branch; see `Blocks`."""
+        """All blocks, branch after branch; see `PreparedDit`."""
         branches = list(branches)
         for block in self._blocks:
             for branch, context in enumerate(contexts):

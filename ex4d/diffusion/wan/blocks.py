@@ -7,36 +7,33 @@ It differs from diffsynth's in what takes time, not in what it computes:
   norm of the next one;
 - attention is the chosen one (`attention`), positions are a real table (`rotary`);
 - keys and values of the prompt and of the first frame stay the same for a whole take, so they are
-  made once (`project_context`).
+  made once (`project_context`), and the padding of the prompt is looked at once (`ContextHeads`).
 
 Precision is the reference's: the residual stream, norms and modulation in float32, matrix products
 and attention in the type of the weights.
 """
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu
 
+from . import fused
 from .attention import Attention
 from .fp8 import Fp8Linear
-from .fused import FP8, QuantisedRows, add_and_normalise, normalise_heads, quantise_rows
+from .fused import (
+    FP8,
+    ContextHeads,
+    QuantisedRows,
+    add_and_normalise,
+    normalise_heads,
+    quantise_rows,
+)
 from .streaming import all_tensors
 
 #: Tokens of the first frame, from CLIP, that stand before those of the prompt.
 IMAGE_TOKENS = 257
 #: Layers of a block's cross-attention that only `project_context` needs.
 _CONTEXT_LAYERS = ("k", "v", "norm_k", "k_img", "v_img", "norm_k_img")
-
-
-class ContextHeads(NamedTuple):
-    """What a block's cross-attention looks at, each (1, tokens, heads, head size)."""
-
-    text_key: Tensor
-    text_value: Tensor
-    image_key: Tensor
-    image_value: Tensor
 
 
 class Residual:
@@ -149,12 +146,8 @@ def _cross_attention(
     layers: nn.Module, rows: Tensor | QuantisedRows, context: ContextHeads, attention: Attention
 ) -> Tensor:
     query = normalise_heads(layers.q(rows), layers.norm_q.weight, layers.norm_q.eps)
-    query = query.unflatten(-1, (-1, layers.head_dim)).unsqueeze(0)
-    text = attention(query, context.text_key, context.text_value)[0].flatten(1)
-    image = attention(query, context.image_key, context.image_value)[0].flatten(1)
-    if isinstance(layers.o, Fp8Linear):
-        return layers.o(quantise_rows(text, image))
-    return layers.o(text + image)
+    query = query.unflatten(-1, (-1, layers.head_dim))
+    return layers.o(fused.attend_to_context(query, context, attention).flatten(1))
 
 
 def _feed_forward(layers: nn.Module, rows: Tensor | QuantisedRows) -> Tensor:
@@ -168,12 +161,13 @@ def _feed_forward(layers: nn.Module, rows: Tensor | QuantisedRows) -> Tensor:
     return second(gelu(first(rows), approximate="tanh"))
 
 
-def project_context(block: nn.Module, context: Tensor) -> ContextHeads:
+def project_context(block: nn.Module, context: Tensor, last_count: int = 1) -> ContextHeads:
     """Keys and values of a block's cross-attention.
 
     Args:
         block: diffsynth's `DiTBlock`.
         context: (1, 257 + prompt tokens, channels), embedded: first frame, then prompt.
+        last_count: How many times the last token of the prompt stands there.
     """
     layers = block.cross_attn
     rows = context[0].to(layers.k.weight.dtype)
@@ -185,7 +179,7 @@ def project_context(block: nn.Module, context: Tensor) -> ContextHeads:
         layers.v_img(image),
     )
     shape = (-1, layers.head_dim)
-    return ContextHeads(*(tensor.unflatten(-1, shape).unsqueeze(0) for tensor in heads))
+    return ContextHeads(*(tensor.unflatten(-1, shape) for tensor in heads), last_count)
 
 
 def context_tensors(block: nn.Module) -> list[Tensor]:

@@ -17,7 +17,7 @@ from .adapter import LATENT_CHANNELS
 from .conditioning import PIXELS_PER_LATENT, ModelInputs, latent_frame_count
 from .loading import WanModels
 from .precision import full_precision, mixed_precision
-from .text import padded
+from .text import with_padding
 
 #: Of the schedule; see `noise_levels`.
 SHIFT = 5.0
@@ -92,8 +92,9 @@ def embed_context(
     dit = models.dit
     with mixed_precision(models.device, models.dtype):
         image = dit.img_emb(image_tokens.to(models.device))
-        text = dit.text_embedding(padded(text_embedding.to(models.device)))
-        return models.blocks.project_context(torch.cat([image, text], dim=1))
+        text, last_count = with_padding(text_embedding.to(models.device))
+        context = torch.cat([image, dit.text_embedding(text[None])], dim=1)
+        return models.blocks.project_context(context, last_count)
 
 
 def rotary_table(dit: Any, frames: int, rows: int, columns: int) -> torch.Tensor:

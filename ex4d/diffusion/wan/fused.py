@@ -15,8 +15,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import gelu, layer_norm
 
+from .attention import Attention
+
 FP8 = torch.float8_e4m3fn
 FP8_LARGEST = torch.finfo(FP8).max
+_HALF_TYPES = (torch.float16, torch.bfloat16)
+#: Of attention, that the kernel takes.
+_HEAD_SIZES = (64, 128)
 #: Rows of nothing but zeros must not divide by zero.
 FP8_SMALLEST_AMPLITUDE = 1e-12
 
@@ -33,6 +38,25 @@ class QuantisedRows(NamedTuple):
     scale: Tensor
 
 
+class ContextHeads(NamedTuple):
+    """What a block's cross-attention looks at, each (tokens, heads, head size) and contiguous.
+
+    Attributes:
+        text_key: Of the prompt, then of the padding.
+        text_value: The same.
+        image_key: Of the first frame.
+        image_value: The same.
+        last_text_count: How many times the last token of the text stands there: padding is the
+            same token over and over.
+    """
+
+    text_key: Tensor
+    text_value: Tensor
+    image_key: Tensor
+    image_value: Tensor
+    last_text_count: int
+
+
 @cache
 def _has_triton() -> bool:
     return find_spec("triton") is not None
@@ -42,23 +66,44 @@ def _runs_triton(tensor: Tensor) -> bool:
     return tensor.is_cuda and _has_triton()
 
 
-def quantise_rows(
-    values: Tensor, other: Tensor | None = None, *, activated: bool = False
-) -> QuantisedRows:
+def attend_to_context(query: Tensor, context: ContextHeads, attention: Attention) -> Tensor:
+    """What the text tells each query, plus what the first frame tells it.
+
+    Args:
+        query: (tokens, heads, head size).
+        context: In the type of the query.
+        attention: By what to attend, where there is no kernel for both at once.
+
+    Returns:
+        As large as the query, in its type.
+    """
+    if _runs_triton(query) and query.dtype in _HALF_TYPES and query.shape[-1] in _HEAD_SIZES:
+        from . import fused_triton
+
+        return fused_triton.attend_to_context(query, context)
+
+    def attend(key: Tensor, value: Tensor) -> Tensor:
+        return attention(query.unsqueeze(0), key.unsqueeze(0), value.unsqueeze(0))[0]
+
+    text_key, text_value = (
+        torch.cat([tokens, tokens[-1:].expand(context.last_text_count - 1, -1, -1)])
+        for tokens in (context.text_key, context.text_value)
+    )
+    return attend(text_key, text_value) + attend(context.image_key, context.image_value)
+
+
+def quantise_rows(values: Tensor, *, activated: bool = False) -> QuantisedRows:
     """Rows in e4m3 with a scale per row.
 
     Args:
         values: (rows, columns), any floating type.
-        other: Added first, where given.
         activated: Apply GELU (its tanh form) first.
     """
     if _runs_triton(values):
         from .fused_triton import quantise
 
-        return QuantisedRows(*quantise(values, other, activated=activated))
+        return QuantisedRows(*quantise(values, activated=activated))
     values = values.float()
-    if other is not None:
-        values = values + other.float()
     if activated:
         values = gelu(values, approximate="tanh")
     amplitude = values.abs().amax(dim=-1, keepdim=True).clamp_min(FP8_SMALLEST_AMPLITUDE)

@@ -1,11 +1,13 @@
 # pyright: reportMissingImports=false, reportIndexIssue=false, reportPossiblyUnboundVariable=false
 # ruff: noqa: PLR0913 - kernels take their pointers one by one
-"""The functions of `fused` as Triton kernels: each program holds a row at a time in registers.
+"""The functions of `fused` as Triton kernels.
 
-A few programs a multiprocessor go through all rows, so that what is the same for every row is read
-once by each.
+Those of rows hold a row at a time in registers, and a few programs a multiprocessor go through all
+of them, so that what is the same for every row is read once by each. Attention holds some queries
+of one head and goes through the keys.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -13,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .fused import FP8, FP8_LARGEST, FP8_SMALLEST_AMPLITUDE
+from .fused import FP8, FP8_LARGEST, FP8_SMALLEST_AMPLITUDE, ContextHeads
 
 _LARGEST = tl.constexpr(FP8_LARGEST)
 _SMALLEST = tl.constexpr(FP8_SMALLEST_AMPLITUDE)
@@ -32,6 +34,9 @@ _QUANTISE = _Shape(32, 8, 3)
 _ADD_NORM = _Shape(16, 2, 3)
 _NORM = _Shape(32, 8, 3)
 _NORM_ROTATE = _Shape(16, 4, 1)
+#: Queries and keys that one program of attention looks at together, its warps and its stages.
+_QUERIES, _KEYS, _WARPS, _STAGES = 64, 32, 4, 3
+_LOG2_E = 1.4426950408889634
 
 
 @triton.jit
@@ -47,8 +52,7 @@ def _store_row(row, values, mask, offsets, out_ptr, scale_ptr, quantised: tl.con
 
 @triton.jit
 def _quantise_kernel(
-    values_ptr, other_ptr, out_ptr, scale_ptr, rows, columns,
-    has_other: tl.constexpr, activated: tl.constexpr,
+    values_ptr, out_ptr, scale_ptr, rows, columns, activated: tl.constexpr,
     block: tl.constexpr, stages: tl.constexpr,
 ):  # fmt: skip
     column = tl.arange(0, block)
@@ -56,8 +60,6 @@ def _quantise_kernel(
     for row in tl.range(tl.program_id(0), rows, tl.num_programs(0), num_stages=stages):
         offsets = row * columns + column
         values = tl.load(values_ptr + offsets, mask=mask, other=0.0).to(tl.float32)
-        if has_other:
-            values += tl.load(other_ptr + offsets, mask=mask, other=0.0).to(tl.float32)
         if activated:
             # x / 2 (1 + tanh z) = x sigmoid(2 z)
             z = 0.7978845608028654 * (values + 0.044715 * values * values * values)
@@ -119,6 +121,81 @@ def _norm_rotate_kernel(
         tl.store(out_ptr + offsets, values.to(out_ptr.dtype.element_ty), mask=mask)
 
 
+@triton.jit
+def _attend_to_tile(
+    query, key_ptr, value_ptr, start, count, scale_log2, columns, column, largest, total, result,
+    keys: tl.constexpr, is_masked: tl.constexpr,
+):  # fmt: skip
+    """A step of the running softmax (Milakov and Gimelshein, 2018)."""
+    row = start + tl.arange(0, keys)
+    offsets = row[:, None] * columns + column[None, :]
+    if is_masked:
+        mask = row < count
+        tile = tl.load(key_ptr + offsets, mask=mask[:, None], other=0.0)
+    else:
+        tile = tl.load(key_ptr + offsets)
+    scores = tl.dot(query, tl.trans(tile)) * scale_log2
+    if is_masked:
+        scores = tl.where(mask[None, :], scores, float("-inf"))
+    higher = tl.maximum(largest, tl.max(scores, axis=1))
+    shares = tl.exp2(scores - higher[:, None])
+    shrink = tl.exp2(largest - higher)
+    total = total * shrink + tl.sum(shares, axis=1)
+    if is_masked:
+        tile = tl.load(value_ptr + offsets, mask=mask[:, None], other=0.0)
+    else:
+        tile = tl.load(value_ptr + offsets)
+    result = tl.dot(shares.to(tile.dtype), tile, result * shrink[:, None])
+    return higher, total, result
+
+
+@triton.jit
+def _attend(
+    query, key_ptr, value_ptr, count, last_log2, scale_log2, columns, column, keys: tl.constexpr
+):  # fmt: skip
+    """Attention of a tile of queries to keys, of which the last counts 2 ** last_log2 times."""
+    # The last one begins the running softmax, so that the others fill whole tiles more often.
+    place = (count - 1) * columns + column
+    key = tl.load(key_ptr + place).to(tl.float32)
+    largest = tl.sum(query.to(tl.float32) * key[None, :], axis=1) * scale_log2 + last_log2
+    total = largest * 0.0 + 1.0
+    value = tl.load(value_ptr + place).to(tl.float32)
+    result = total[:, None] * value[None, :]
+    whole = (count - 1) // keys * keys
+    for start in tl.range(0, whole, keys):
+        largest, total, result = _attend_to_tile(
+            query, key_ptr, value_ptr, start, count - 1, scale_log2, columns, column, largest,
+            total, result, keys, False,
+        )  # fmt: skip
+    if whole < count - 1:
+        largest, total, result = _attend_to_tile(
+            query, key_ptr, value_ptr, whole, count - 1, scale_log2, columns, column, largest,
+            total, result, keys, True,
+        )  # fmt: skip
+    return result / total[:, None]
+
+
+@triton.jit
+def _attend_to_context_kernel(
+    query_ptr, text_key_ptr, text_value_ptr, image_key_ptr, image_value_ptr, out_ptr,
+    rows, columns, text_count, image_count, text_last_log2, scale_log2,
+    queries: tl.constexpr, keys: tl.constexpr, head_size: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0) * queries + tl.arange(0, queries)
+    column = tl.program_id(1) * head_size + tl.arange(0, head_size)
+    offsets = row[:, None] * columns + column[None, :]
+    mask = (row < rows)[:, None]
+    query = tl.load(query_ptr + offsets, mask=mask, other=0.0)
+    result = _attend(
+        query, text_key_ptr, text_value_ptr, text_count, text_last_log2, scale_log2, columns,
+        column, keys,
+    )  # fmt: skip
+    result += _attend(
+        query, image_key_ptr, image_value_ptr, image_count, 0.0, scale_log2, columns, column, keys
+    )
+    tl.store(out_ptr + offsets, result.to(out_ptr.dtype.element_ty), mask=mask)
+
+
 def _launch(
     shape: _Shape, rows: int, columns: int, device: torch.device
 ) -> tuple[tuple[int], dict[str, int]]:
@@ -137,16 +214,14 @@ def _contiguous(*tensors: Tensor | None) -> list[Tensor | None]:
     return [None if tensor is None else tensor.contiguous() for tensor in tensors]
 
 
-def quantise(values: Tensor, other: Tensor | None, *, activated: bool) -> tuple[Tensor, Tensor]:
+def quantise(values: Tensor, *, activated: bool) -> tuple[Tensor, Tensor]:
     """`fused.quantise_rows`."""
     rows, columns = values.shape
-    values, other = _contiguous(values, other)
+    values = values.contiguous()
     out = torch.empty((rows, columns), dtype=FP8, device=values.device)
     scale = torch.empty((rows, 1), dtype=torch.float32, device=values.device)
     grid, options = _launch(_QUANTISE, rows, columns, values.device)
-    _quantise_kernel[grid](
-        values, other, out, scale, rows, columns, other is not None, activated, **options
-    )
+    _quantise_kernel[grid](values, out, scale, rows, columns, activated, **options)
     return out, scale
 
 
@@ -184,4 +259,18 @@ def norm_rotate(values: Tensor, weight: Tensor, epsilon: float, table: Tensor | 
     _norm_rotate_kernel[grid](
         values, weight, table, out, rows, columns, epsilon, table is not None, head_size, **options
     )
+    return out
+
+
+def attend_to_context(query: Tensor, context: ContextHeads) -> Tensor:
+    """`fused.attend_to_context`."""
+    rows, heads, head_size = query.shape
+    parts = (context.text_key, context.text_value, context.image_key, context.image_value)
+    query, *parts = _contiguous(query, *parts)
+    out = torch.empty_like(query)
+    _attend_to_context_kernel[(triton.cdiv(rows, _QUERIES), heads)](
+        query, *parts, out, rows, heads * head_size, len(context.text_key), len(context.image_key),
+        math.log2(context.last_text_count), head_size**-0.5 * _LOG2_E,
+        queries=_QUERIES, keys=_KEYS, head_size=head_size, num_warps=_WARPS, num_stages=_STAGES,
+    )  # fmt: skip
     return out

@@ -23,7 +23,6 @@ from ex4d.errors import InputError
 from .attention import Attention, choose_attention
 from .blocks import (
     IMAGE_TOKENS,
-    ContextHeads,
     Residual,
     attend_to_context,
     attend_to_itself,
@@ -32,6 +31,7 @@ from .blocks import (
     step_tensors,
 )
 from .fp8 import check_card, has_products, quantise_block
+from .fused import ContextHeads
 from .memory import BYTES_PER_TOKEN
 from .rotary import real_table
 from .streaming import ResidentBlocks, StreamedBlocks, all_tensors
@@ -63,14 +63,15 @@ class PreparedDit:
     _steps: ResidentBlocks | StreamedBlocks
     _contexts: ResidentBlocks | StreamedBlocks
 
-    def project_context(self, context: Tensor) -> list[ContextHeads]:
+    def project_context(self, context: Tensor, last_count: int = 1) -> list[ContextHeads]:
         """Keys and values of every block's cross-attention: once a take and CFG branch.
 
         Args:
             context: (1, 257 + prompt tokens, channels): first frame, then prompt, embedded.
+            last_count: How many times the last token stands there (`text.with_padding`).
         """
         with torch.autocast(self.device.type, enabled=False):
-            heads = [project_context(block, context) for block in self._contexts]
+            heads = [project_context(block, context, last_count) for block in self._contexts]
         self._contexts.park()
         return heads
 

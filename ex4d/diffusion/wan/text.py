@@ -159,8 +159,17 @@ class PromptEncoder:
                 temporary.unlink(missing_ok=True)
 
 
-def padded(embedding: torch.Tensor) -> torch.Tensor:
-    """(1, 512, text_dim): the embedding, then zeros, which the transformer looks at as well."""
-    result = embedding.new_zeros(1, MAX_TOKENS, embedding.shape[1])
-    result[0, : len(embedding)] = embedding
-    return result
+def with_padding(embedding: torch.Tensor) -> tuple[torch.Tensor, int]:
+    """The tokens that the transformer looks at: the embedding, then zeros up to 512 tokens.
+
+    Args:
+        embedding: (tokens, text_dim).
+
+    Returns:
+        The embedding and, where it is shorter, a single token of zeros; and how many times the last
+        token counts.
+    """
+    padding_count = MAX_TOKENS - len(embedding)
+    if padding_count == 0:
+        return embedding, 1
+    return torch.cat([embedding, torch.zeros_like(embedding[:1])]), padding_count
