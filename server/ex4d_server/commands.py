@@ -22,7 +22,20 @@ if TYPE_CHECKING:
 
 #: So many programs of one user may each have a local server.
 _LOCAL_FOLDERS = 8
+#: Of a CURVE key in Z85.
+_KEY_LENGTH = 40
 _ANY_ADDRESS = ("0.0.0.0", "::", "*")  # noqa: S104 - recognised here, not bound
+
+
+class _KeyParser(argparse.ArgumentParser):
+    """Takes a key that begins with a hyphen for a key: one in 85 does."""
+
+    def parse_known_args(self, args=None, namespace=None):  # pyright: ignore
+        """Parse, with `--` before such a key."""
+        words = list(args or ())
+        if words and "--" not in words and len(words[-1]) == _KEY_LENGTH and words[-1][0] == "-":
+            words.insert(-1, "--")
+        return super().parse_known_args(words, namespace)
 
 
 def serve_command(subparsers: Subparsers) -> None:
@@ -58,16 +71,16 @@ def keys_command(subparsers: Subparsers) -> None:
     """Add `ex4d keys`."""
     parser = subparsers.add_parser("keys", help="who may use the server")
     parser.add_argument("--data", type=Path, help="the server's data folder")
-    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
+    actions = parser.add_subparsers(
+        title="actions", metavar="ACTION", required=True, parser_class=_KeyParser
+    )
     pair = actions.add_parser("pair", help="print a link that lets one new client in")
     pair.add_argument("name", help="user that the client belongs to")
     pair.add_argument("--host", help="name or address of this machine, as the client sees it")
     pair.set_defaults(run=_pair)
     authorise = actions.add_parser("authorise", help="let a client's public key in")
     authorise.add_argument("name", help="user that the key belongs to")
-    authorise.add_argument(
-        "key", help="the client's public key; one that begins with a hyphen needs -- before NAME"
-    )
+    authorise.add_argument("key", help="the client's public key, quoted for the shell")
     authorise.set_defaults(run=_authorise)
     revoke = actions.add_parser("revoke", help="shut a user out, running sessions included")
     revoke.add_argument("name")

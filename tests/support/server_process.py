@@ -111,8 +111,7 @@ class ServerProcess:
     def authorise(self, user: str) -> KeyPair:
         """A new pair of keys that the server knows as one of `user`."""
         pair = make_key_pair()
-        # One key in 85 begins with a dash.
-        self.keys("authorise", user, "--", pair.public_key)
+        self.keys("authorise", user, pair.public_key)
         return pair
 
     def pairing_link(self, user: str) -> str:
