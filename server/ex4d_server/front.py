@@ -125,6 +125,7 @@ class Front:
             if self._keys.user_of(session.public_key) != session.user:
                 self._refuse(session.routing_id, "", _revoked())
         self._sessions.tend()
+        self._scheduler.tend()
 
     def _receive(self, parts: Sequence[zmq.Frame]) -> None:
         """Deal with one message; every failure becomes an answer."""
