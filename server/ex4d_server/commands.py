@@ -54,7 +54,12 @@ def serve_command(subparsers: Subparsers) -> None:
         "--idle-s", type=float, default=600.0, help="keep models so long after a job (600)"
     )
     parser.add_argument("--pair", metavar="NAME", help="print a link for a new client of NAME")
-    parser.add_argument("--quota-gib", type=float, help="what each user may store")
+    parser.add_argument("--quota-gib", type=float, help="what each user may store (200)")
+    parser.add_argument("--disk-gib", type=float, help="what all users may store (1024)")
+    parser.add_argument("--keep-days", type=float, help="remove what nobody used for so long (30)")
+    parser.add_argument(
+        "--metrics-port", type=int, help="health and metrics over HTTP on loopback; default: none"
+    )
     parser.add_argument(
         "--local",
         action="store_true",
@@ -185,14 +190,18 @@ def _list(arguments: argparse.Namespace) -> int:
 
 
 def _config(arguments: argparse.Namespace, data: Path, *, local: bool = False) -> ServerConfig:
-    from .config import DEFAULT_PORT, GIB, FakeOptions, Quotas, ServerConfig
+    from .config import DAY_S, DEFAULT_PORT, GIB, FakeOptions, Quotas, ServerConfig
 
     port = arguments.port
     if port is None:
         port = 0 if local else DEFAULT_PORT
-    quotas = Quotas()
+    limits: dict[str, float] = {}
     if arguments.quota_gib is not None:
-        quotas = Quotas(user_bytes=int(arguments.quota_gib * GIB))
+        limits["user_bytes"] = int(arguments.quota_gib * GIB)
+    if arguments.disk_gib is not None:
+        limits["total_bytes"] = int(arguments.disk_gib * GIB)
+    if arguments.keep_days is not None:
+        limits["keep_s"] = arguments.keep_days * DAY_S
     return ServerConfig(
         data=data,
         bind="127.0.0.1" if local else arguments.bind,
@@ -205,7 +214,8 @@ def _config(arguments: argparse.Namespace, data: Path, *, local: bool = False) -
             lost_attempts=arguments.fake_lost_attempts,
             fail_code=arguments.fake_fail_code,
         ),
-        quotas=quotas,
+        quotas=Quotas(**limits),  # pyright: ignore[reportArgumentType]
+        metrics_port=arguments.metrics_port,
     )
 
 

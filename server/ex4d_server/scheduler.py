@@ -9,7 +9,7 @@ import os
 import shutil
 import time
 import uuid
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
 from concurrent.futures import Executor as Threads
 from pathlib import Path, PurePosixPath
@@ -95,6 +95,8 @@ class Scheduler:
         #: Waiting jobs of each user; the user whose turn is next comes first.
         self._queues: OrderedDict[str, deque[_Job]] = OrderedDict()
         self._running = 0
+        #: How many jobs ended in each final state since the start.
+        self.ended: Counter[str] = Counter()
         #: Whose newest event the journal lacks, because its disk was full.
         self._unsaved: dict[str, JobRecord] = {}
         self._tasks = TaskSet()
@@ -447,6 +449,7 @@ class Scheduler:
     def _end(self, job: _Job, **changes: object) -> None:
         """Bring a job to a final state."""
         self._change(job, eta_s=None, **changes)
+        self.ended[job.record.event.state] += 1
         del self._jobs[job.record.id]
         self._blobs.unpin(job.record.id)
         queue = self._queues.get(job.record.user)
