@@ -10,7 +10,7 @@ import json
 import socket
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ex4d.errors import InputError
 
@@ -30,9 +30,9 @@ _ANY_ADDRESS = ("0.0.0.0", "::", "*")  # noqa: S104 - recognised here, not bound
 class _KeyParser(argparse.ArgumentParser):
     """Takes a key that begins with a hyphen for a key: one in 85 does."""
 
-    def parse_known_args(self, args=None, namespace=None):  # pyright: ignore
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse, with `--` before such a key."""
-        words = list(args or ())
+        words: list[str] = list(args or ())
         if words and "--" not in words and len(words[-1]) == _KEY_LENGTH and words[-1][0] == "-":
             words.insert(-1, "--")
         return super().parse_known_args(words, namespace)
@@ -52,6 +52,12 @@ def serve_command(subparsers: Subparsers) -> None:
     )
     parser.add_argument(
         "--idle-s", type=float, default=600.0, help="keep models so long after a job (600)"
+    )
+    parser.add_argument(
+        "--silence-s",
+        type=float,
+        default=3600.0,
+        help="a worker that tells nothing for so long is replaced (3600)",
     )
     parser.add_argument("--pair", metavar="NAME", help="print a link for a new client of NAME")
     parser.add_argument("--quota-gib", type=float, help="what each user may store (200)")
@@ -209,6 +215,7 @@ def _config(arguments: argparse.Namespace, data: Path, *, local: bool = False) -
         executor=arguments.executor,
         devices=tuple(arguments.devices.split(",")),
         idle_s=arguments.idle_s,
+        silence_s=arguments.silence_s,
         fake=FakeOptions(
             frame_s=arguments.fake_frame_s,
             lost_attempts=arguments.fake_lost_attempts,

@@ -52,6 +52,9 @@ class ServerConfig:
     devices: tuple[str, ...] = ("",)
     #: Health and metrics on loopback; 0: any free port; None: none.
     metrics_port: int | None = None
+    #: A worker that tells nothing for so long counts as hung; far beyond the longest stage without
+    #: progress, which is weights read from a slow disk.
+    silence_s: float = 3600.0
     #: How long a worker keeps models without a job, before it leaves the card to others.
     idle_s: float = 600.0
     fake: FakeOptions = field(default_factory=FakeOptions)

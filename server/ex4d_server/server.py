@@ -211,7 +211,7 @@ def _measure(sessions: Sessions, scheduler: Scheduler, blobs: BlobStore) -> list
 def _make_executor(config: ServerConfig) -> Executor:
     if config.executor == "fake":
         return FakeExecutor(config.fake)
-    return LocalExecutor(PipelineJobs(config.idle_s), config.devices)
+    return LocalExecutor(PipelineJobs(config.idle_s), config.devices, silence_s=config.silence_s)
 
 
 def _check_reachable(config: ServerConfig, identity: Identity) -> None:
