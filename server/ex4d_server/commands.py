@@ -30,7 +30,9 @@ _ANY_ADDRESS = ("0.0.0.0", "::", "*")  # noqa: S104 - recognised here, not bound
 class _KeyParser(argparse.ArgumentParser):
     """Takes a key that begins with a hyphen for a key: one in 85 does."""
 
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+    def parse_known_args(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, args: Any = None, namespace: Any = None
+    ) -> Any:
         """Parse, with `--` before such a key."""
         words: list[str] = list(args or ())
         if words and "--" not in words and len(words[-1]) == _KEY_LENGTH and words[-1][0] == "-":

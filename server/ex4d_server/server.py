@@ -198,7 +198,12 @@ def _measure(sessions: Sessions, scheduler: Scheduler, blobs: BlobStore) -> list
         for state in sorted(FINAL_STATES)
     ]
     return [
-        Metric("sessions", "gauge", "Connected clients.", len(sessions.everyone())),
+        Metric(
+            "sessions",
+            "gauge",
+            "Clients that said hello, until they are known to be gone.",
+            len(sessions.everyone()),
+        ),
         Metric("jobs_running", "gauge", "Jobs at work.", running),
         Metric("jobs_queued", "gauge", "Jobs that wait.", queued),
         *ended,

@@ -196,7 +196,7 @@ def test_key_that_begins_with_a_hyphen(
 ) -> None:
     parser = argparse.ArgumentParser()
     keys_command(parser.add_subparsers())
-    key = (start + make_key_pair().public_key.replace("-", "a"))[:40]
+    key = start.ljust(40, "0")
     words = ["keys", "--data", str(tmp_path), "authorise", "anna", *separator, key]
     arguments = parser.parse_args(words)
     assert arguments.run(arguments) == 0
