@@ -34,7 +34,7 @@ ENGINE_TESTS = [
     "**/test_depth_*.py",
     "**/test_server_ex4d.py",
 ]
-CORE_TESTS = ["house", "protocol", "client", "ex4d", "server", "golden", "e2e"]
+CORE_TESTS = ["house", "protocol", "client", "ex4d", "server", "golden", "e2e", "trials"]
 
 
 def install_core(session: nox.Session) -> None:

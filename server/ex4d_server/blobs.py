@@ -92,6 +92,15 @@ class BlobStore:
         """What a user may still store."""
         return max(0, self._quotas.user_bytes - self._used[user])
 
+    def stored_bytes(self) -> int:
+        """What all users have stored or reserved."""
+        return self._used.total()
+
+    def disk_left_bytes(self) -> int:
+        """What the disk still takes, without what stays reserved."""
+        free_bytes = shutil.disk_usage(self._folder).free
+        return free_bytes - self._quotas.disk_reserve_bytes - self._promised_bytes()
+
     def reserve(self, user: str, blobs: Iterable[FileRef]) -> None:
         """Set room aside for blobs that are about to arrive, removing old ones where needed.
 
@@ -242,12 +251,7 @@ class BlobStore:
             )
             return InputError("quota_exceeded", msg)
         total_left_bytes = self._quotas.total_bytes - self._used.total()
-        disk_left_bytes = (
-            shutil.disk_usage(self._folder).free
-            - self._quotas.disk_reserve_bytes
-            - self._promised_bytes()
-        )
-        if more_bytes > total_left_bytes or new_bytes > disk_left_bytes:
+        if more_bytes > total_left_bytes or new_bytes > self.disk_left_bytes():
             msg = (
                 f"expected room for {new_bytes} bytes on the server, found its disk full; "
                 "ask the server's owner to make room"

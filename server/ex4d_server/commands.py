@@ -10,7 +10,7 @@ import json
 import socket
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ex4d.errors import InputError
 
@@ -22,7 +22,22 @@ if TYPE_CHECKING:
 
 #: So many programs of one user may each have a local server.
 _LOCAL_FOLDERS = 8
+#: Of a CURVE key in Z85.
+_KEY_LENGTH = 40
 _ANY_ADDRESS = ("0.0.0.0", "::", "*")  # noqa: S104 - recognised here, not bound
+
+
+class _KeyParser(argparse.ArgumentParser):
+    """Takes a key that begins with a hyphen for a key: one in 85 does."""
+
+    def parse_known_args(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, args: Any = None, namespace: Any = None
+    ) -> Any:
+        """Parse, with `--` before such a key."""
+        words: list[str] = list(args or ())
+        if words and "--" not in words and len(words[-1]) == _KEY_LENGTH and words[-1][0] == "-":
+            words.insert(-1, "--")
+        return super().parse_known_args(words, namespace)
 
 
 def serve_command(subparsers: Subparsers) -> None:
@@ -40,8 +55,19 @@ def serve_command(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--idle-s", type=float, default=600.0, help="keep models so long after a job (600)"
     )
+    parser.add_argument(
+        "--silence-s",
+        type=float,
+        default=3600.0,
+        help="a worker that tells nothing for so long is replaced (3600)",
+    )
     parser.add_argument("--pair", metavar="NAME", help="print a link for a new client of NAME")
-    parser.add_argument("--quota-gib", type=float, help="what each user may store")
+    parser.add_argument("--quota-gib", type=float, help="what each user may store (200)")
+    parser.add_argument("--disk-gib", type=float, help="what all users may store (1024)")
+    parser.add_argument("--keep-days", type=float, help="remove what nobody used for so long (30)")
+    parser.add_argument(
+        "--metrics-port", type=int, help="health and metrics over HTTP on loopback; default: none"
+    )
     parser.add_argument(
         "--local",
         action="store_true",
@@ -58,16 +84,16 @@ def keys_command(subparsers: Subparsers) -> None:
     """Add `ex4d keys`."""
     parser = subparsers.add_parser("keys", help="who may use the server")
     parser.add_argument("--data", type=Path, help="the server's data folder")
-    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
+    actions = parser.add_subparsers(
+        title="actions", metavar="ACTION", required=True, parser_class=_KeyParser
+    )
     pair = actions.add_parser("pair", help="print a link that lets one new client in")
     pair.add_argument("name", help="user that the client belongs to")
     pair.add_argument("--host", help="name or address of this machine, as the client sees it")
     pair.set_defaults(run=_pair)
     authorise = actions.add_parser("authorise", help="let a client's public key in")
     authorise.add_argument("name", help="user that the key belongs to")
-    authorise.add_argument(
-        "key", help="the client's public key; one that begins with a hyphen needs -- before NAME"
-    )
+    authorise.add_argument("key", help="the client's public key, quoted for the shell")
     authorise.set_defaults(run=_authorise)
     revoke = actions.add_parser("revoke", help="shut a user out, running sessions included")
     revoke.add_argument("name")
@@ -172,14 +198,18 @@ def _list(arguments: argparse.Namespace) -> int:
 
 
 def _config(arguments: argparse.Namespace, data: Path, *, local: bool = False) -> ServerConfig:
-    from .config import DEFAULT_PORT, GIB, FakeOptions, Quotas, ServerConfig
+    from .config import DAY_S, DEFAULT_PORT, GIB, FakeOptions, Quotas, ServerConfig
 
     port = arguments.port
     if port is None:
         port = 0 if local else DEFAULT_PORT
-    quotas = Quotas()
+    limits: dict[str, float] = {}
     if arguments.quota_gib is not None:
-        quotas = Quotas(user_bytes=int(arguments.quota_gib * GIB))
+        limits["user_bytes"] = int(arguments.quota_gib * GIB)
+    if arguments.disk_gib is not None:
+        limits["total_bytes"] = int(arguments.disk_gib * GIB)
+    if arguments.keep_days is not None:
+        limits["keep_s"] = arguments.keep_days * DAY_S
     return ServerConfig(
         data=data,
         bind="127.0.0.1" if local else arguments.bind,
@@ -187,12 +217,14 @@ def _config(arguments: argparse.Namespace, data: Path, *, local: bool = False) -
         executor=arguments.executor,
         devices=tuple(arguments.devices.split(",")),
         idle_s=arguments.idle_s,
+        silence_s=arguments.silence_s,
         fake=FakeOptions(
             frame_s=arguments.fake_frame_s,
             lost_attempts=arguments.fake_lost_attempts,
             fail_code=arguments.fake_fail_code,
         ),
-        quotas=quotas,
+        quotas=Quotas(**limits),  # pyright: ignore[reportArgumentType]
+        metrics_port=arguments.metrics_port,
     )
 
 

@@ -7,6 +7,7 @@ from typing import Literal
 
 MIB = 1 << 20
 GIB = 1 << 30
+DAY_S = 86400.0
 DEFAULT_PORT = 5474
 
 
@@ -20,7 +21,7 @@ class Quotas:
     #: What must stay free on the disk.
     disk_reserve_bytes: int = GIB
     #: Blobs and parts that nothing used for so long are removed.
-    keep_s: float = 30 * 86400.0
+    keep_s: float = 30 * DAY_S
     #: Younger blobs are never removed to make room: their job may be about to be submitted.
     young_s: float = 3600.0
 
@@ -49,6 +50,11 @@ class ServerConfig:
     executor: Literal["local", "fake"] = "local"
     #: One worker process each: the value of CUDA_VISIBLE_DEVICES, or empty to leave it alone.
     devices: tuple[str, ...] = ("",)
+    #: Health and metrics on loopback; 0: any free port; None: none.
+    metrics_port: int | None = None
+    #: A worker that tells nothing for so long counts as hung; far beyond the longest stage without
+    #: progress, which is weights read from a slow disk.
+    silence_s: float = 3600.0
     #: How long a worker keeps models without a job, before it leaves the card to others.
     idle_s: float = 600.0
     fake: FakeOptions = field(default_factory=FakeOptions)

@@ -15,6 +15,7 @@ from ex4d import __version__
 from ex4d.errors import Ex4dError, InputError, ProtocolError
 from ex4d.protocol import codec
 from ex4d.protocol.messages import (
+    FINAL_STATES,
     MESSAGES_WITH_BYTES,
     PREVIEW_MINOR,
     PROTOCOL_MAJOR,
@@ -124,6 +125,7 @@ class Front:
             if self._keys.user_of(session.public_key) != session.user:
                 self._refuse(session.routing_id, "", _revoked())
         self._sessions.tend()
+        self._scheduler.tend()
 
     def _receive(self, parts: Sequence[zmq.Frame]) -> None:
         """Deal with one message; every failure becomes an answer."""
@@ -261,7 +263,12 @@ class Front:
         session.send(JobList(in_reply_to=message.request_id, jobs=tuple(events)))
 
     def _follow(self, session: Session, event: JobEvent, after_seq: int = -1) -> None:
-        """Send a job's newest event, and its later ones."""
+        """Send a job's newest event, and its later ones if there will be any."""
+        if event.state in FINAL_STATES:
+            session.watches.discard(event.job_id)
+            if event.seq > after_seq:
+                session.post(event)
+            return
         if len(session.watches) >= MAX_WATCHES and event.job_id not in session.watches:
             msg = f"expected at most {MAX_WATCHES} jobs to be watched; connect anew"
             raise InputError("too_many_watches", msg)

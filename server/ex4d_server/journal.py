@@ -17,24 +17,30 @@ import msgspec
 from ex4d.errors import InputError, ProtocolError
 from ex4d.protocol.messages import FINAL_STATES, JobEvent, JobRequest
 
-_SCHEMA_VERSION = 1
-_SCHEMA = """
-CREATE TABLE jobs (
-    id TEXT PRIMARY KEY,
-    user TEXT NOT NULL,
-    request_id TEXT NOT NULL,
-    body BLOB NOT NULL,
-    body_sha256 TEXT NOT NULL,
-    is_final INTEGER NOT NULL,
-    lost INTEGER NOT NULL,
-    event BLOB NOT NULL,
-    created_s REAL NOT NULL,
-    updated_s REAL NOT NULL,
-    UNIQUE (user, request_id)
-) STRICT;
-CREATE INDEX jobs_by_user ON jobs (user, created_s);
-CREATE INDEX jobs_unfinished ON jobs (is_final, created_s);
-"""
+#: What each version of the schema added; a journal of an older one is brought up to date at the
+#: start. A step that was released is never changed.
+_STEPS = (
+    """
+    CREATE TABLE jobs (
+        id TEXT PRIMARY KEY,
+        user TEXT NOT NULL,
+        request_id TEXT NOT NULL,
+        body BLOB NOT NULL,
+        body_sha256 TEXT NOT NULL,
+        is_final INTEGER NOT NULL,
+        lost INTEGER NOT NULL,
+        event BLOB NOT NULL,
+        created_s REAL NOT NULL,
+        updated_s REAL NOT NULL,
+        UNIQUE (user, request_id)
+    ) STRICT;
+    CREATE INDEX jobs_by_user ON jobs (user, created_s);
+    CREATE INDEX jobs_unfinished ON jobs (is_final, created_s);
+    """,
+    # Old jobs are found without reading all.
+    "CREATE INDEX jobs_by_end ON jobs (is_final, updated_s);",
+)
+_SCHEMA_VERSION = len(_STEPS)
 
 #: An event is written at least every so many.
 SEQ_STEP = 100
@@ -127,6 +133,9 @@ class Journal:
             user: Who asks.
             request_id: Name of the request, which `find_request` does not know.
             request: What to do.
+
+        Raises:
+            InputError: `disk_full`; the job is not taken on then.
         """
         body = msgspec.json.encode(request)
         event = JobEvent(
@@ -143,7 +152,7 @@ class Journal:
             files=(),
         )
         now_s = time.time()
-        self._database.execute(
+        self._write(
             "INSERT INTO jobs VALUES (?, ?, ?, ?, ?, 0, 0, ?, ?, ?)",
             (
                 event.job_id,
@@ -159,8 +168,12 @@ class Journal:
         return JobRecord(event.job_id, user, request, event)
 
     def save(self, record: JobRecord) -> None:
-        """Write a job's newest event down."""
-        self._database.execute(
+        """Write a job's newest event down.
+
+        Raises:
+            InputError: `disk_full`.
+        """
+        self._write(
             "UPDATE jobs SET event = ?, lost = ?, is_final = ?, updated_s = ? WHERE id = ?",
             (
                 msgspec.json.encode(record.event),
@@ -201,6 +214,19 @@ class Journal:
             (time.time() - keep_s, _KEPT_JOBS),
         )
 
+    def _write(self, statement: str, values: tuple[object, ...]) -> None:
+        try:
+            self._database.execute(statement, values)
+        except sqlite3.OperationalError as error:
+            # Out of room says "full"; a limit on the size of files, "input/output error".
+            if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
+                raise
+            msg = (
+                "expected room to write the job down, found the server's disk full; ask the "
+                "server's owner to make room, then submit again"
+            )
+            raise InputError("disk_full", msg) from error
+
     def _select(self, where: str, values: tuple[str, ...]) -> list[JobRecord]:
         rows = self._database.execute(
             f"SELECT id, user, body, event, lost FROM jobs {where}",  # noqa: S608 - our own words
@@ -218,17 +244,19 @@ class Journal:
         ]
 
     def _prepare(self) -> None:
-        version = self._database.execute("PRAGMA user_version").fetchone()[0]
-        if version == 0:
-            for statement in _SCHEMA.split(";"):
-                self._database.execute(statement)
-            self._database.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
-        elif version != _SCHEMA_VERSION:
+        """Bring the schema up to date, in the transaction that is open."""
+        version: int = self._database.execute("PRAGMA user_version").fetchone()[0]
+        if not 0 <= version <= _SCHEMA_VERSION:
             msg = (
-                f"expected a job journal of version {_SCHEMA_VERSION}, found {version}; start the "
-                "version of ex4d that wrote it, or choose another data folder"
+                f"expected a job journal of version {_SCHEMA_VERSION} or older, found {version}; "
+                "start the version of ex4d that wrote it, or choose another data folder"
             )
             raise InputError("journal_version", msg)
+        for step in _STEPS[version:]:
+            # Not `executescript`: it would end the transaction.
+            for statement in step.split(";"):
+                self._database.execute(statement)
+        self._database.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
 
 
 def _digest(body: bytes) -> str:

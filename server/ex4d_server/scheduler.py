@@ -9,7 +9,7 @@ import os
 import shutil
 import time
 import uuid
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
 from concurrent.futures import Executor as Threads
 from pathlib import Path, PurePosixPath
@@ -29,7 +29,7 @@ from ex4d.protocol.messages import (
 )
 from ex4d.task import Progress
 
-from .blobs import BlobStore
+from .blobs import FULL_ERRORS, BlobStore
 from .config import private_folder
 from .executors import Executor, Preview, Work, WorkerLostError
 from .journal import SEQ_STEP, JobRecord, Journal
@@ -95,6 +95,10 @@ class Scheduler:
         #: Waiting jobs of each user; the user whose turn is next comes first.
         self._queues: OrderedDict[str, deque[_Job]] = OrderedDict()
         self._running = 0
+        #: How many jobs ended in each final state since the start.
+        self.ended: Counter[str] = Counter()
+        #: Whose newest event the journal lacks, because its disk was full.
+        self._unsaved: dict[str, JobRecord] = {}
         self._tasks = TaskSet()
         self._is_closing = False
 
@@ -117,6 +121,22 @@ class Scheduler:
                 record.lost += 1
             self._retry(job, "the server ended in the middle of the job", first=False)
         self._fill_slots()
+
+    @property
+    def is_journal_whole(self) -> bool:
+        """Whether everything is written down; false while the disk is full."""
+        return not self._unsaved
+
+    def tend(self) -> None:
+        """Write down what could not be written before; to be called now and then."""
+        for record in list(self._unsaved.values()):
+            self._save(record)
+            if record.id in self._unsaved:
+                return
+
+    def count(self) -> tuple[int, int]:
+        """How many jobs run, and how many wait."""
+        return self._running, sum(len(queue) for queue in self._queues.values())
 
     async def close(self) -> None:
         """Stop; what is unfinished goes on with the next start."""
@@ -163,7 +183,9 @@ class Scheduler:
         job = self._jobs.get(job_id)
         if job and job.record.user == user:
             return job.record.event
-        record = self._journal.find(user, job_id)
+        record = self._unsaved.get(job_id)
+        if record is None or record.user != user:
+            record = self._journal.find(user, job_id)
         if record is None:
             msg = f"expected a job of yours, found none called {job_id}; submit it again"
             raise InputError("not_found", msg)
@@ -275,11 +297,19 @@ class Scheduler:
             self._retry(job, str(error))
         except Ex4dError as error:
             self._end(job, state="failed", error_code=error.code, error_message=error.message)
-        except Exception:
-            log_id = uuid.uuid4().hex
-            log.exception("internal_error", id=log_id)
-            msg = f"The job met a fault in the server; its log has it under {log_id}."
-            self._end(job, state="failed", error_code="internal_error", error_message=msg)
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno in FULL_ERRORS:
+                code = "disk_full"
+                msg = (
+                    "expected room for the job's files, found the server's disk full; ask the "
+                    "server's owner to make room, then submit again"
+                )
+            else:
+                log_id = uuid.uuid4().hex
+                log.exception("internal_error", id=log_id)
+                code = "internal_error"
+                msg = f"The job met a fault in the server; its log has it under {log_id}."
+            self._end(job, state="failed", error_code=code, error_message=msg)
         finally:
             loop = asyncio.get_running_loop()
             removal = loop.run_in_executor(self._threads, shutil.rmtree, folder, True)
@@ -386,7 +416,7 @@ class Scheduler:
         """Take the next number of a job's series, as the journal allows."""
         job.record.advance(**changes)
         if job.record.event.seq % SEQ_STEP == 0:
-            self._journal.save(job.record)
+            self._save(job.record)
 
     def _tell(self, job: _Job) -> None:
         if job.untold:
@@ -399,12 +429,27 @@ class Scheduler:
         """Write a change of state down, then tell it."""
         job.preview = None
         job.record.advance(**changes)
-        self._journal.save(job.record)
+        self._save(job.record)
         self._tell(job)
+
+    def _save(self, record: JobRecord) -> None:
+        """Write a job's newest event down, at once or when the disk has room again.
+
+        A server that ends before that does the job again, which loses nothing.
+        """
+        try:
+            self._journal.save(record)
+        except InputError as error:
+            if record.id not in self._unsaved:
+                _log.error("journal_not_written", job=record.id, code=error.code)
+            self._unsaved[record.id] = record
+        else:
+            self._unsaved.pop(record.id, None)
 
     def _end(self, job: _Job, **changes: object) -> None:
         """Bring a job to a final state."""
         self._change(job, eta_s=None, **changes)
+        self.ended[job.record.event.state] += 1
         del self._jobs[job.record.id]
         self._blobs.unpin(job.record.id)
         queue = self._queues.get(job.record.user)

@@ -18,6 +18,7 @@ import zmq
 
 from ex4d.allocator import keep_freed_memory
 from ex4d.errors import InputError
+from ex4d.protocol.messages import FINAL_STATES
 
 from .auth import start_authenticator
 from .blobs import BlobStore
@@ -28,6 +29,7 @@ from .executors.local import LocalExecutor
 from .front import Front
 from .journal import Journal
 from .keys import FolderKeys, KeyRing, ServerKeys, load_server_keys
+from .metrics import Metric, MetricsServer, resident_bytes
 from .pairing import Pairing, PairingTokens
 from .scheduler import Scheduler
 from .sessions import Session, Sessions
@@ -147,6 +149,12 @@ async def _serve(
             downloads=downloads,
             scheduler=scheduler,
         )
+        if config.metrics_port is not None:
+            metrics = MetricsServer(
+                lambda: _measure(sessions, scheduler, blobs), lambda: scheduler.is_journal_whole
+            )
+            await metrics.start(config.metrics_port)
+            stack.callback(metrics.close)
         scheduler.start()
         front.start()
         stack.callback(wire.stop)
@@ -181,10 +189,34 @@ async def _clean(journal: Journal, blobs: BlobStore, keep_s: float) -> None:
         await asyncio.sleep(_CLEAN_S)
 
 
+def _measure(sessions: Sessions, scheduler: Scheduler, blobs: BlobStore) -> list[Metric]:
+    running, queued = scheduler.count()
+    ended = [
+        Metric(
+            f"jobs_{state}_total", "counter", f"Jobs that ended {state}.", scheduler.ended[state]
+        )
+        for state in sorted(FINAL_STATES)
+    ]
+    return [
+        Metric(
+            "sessions",
+            "gauge",
+            "Clients that said hello, until they are known to be gone.",
+            len(sessions.everyone()),
+        ),
+        Metric("jobs_running", "gauge", "Jobs at work.", running),
+        Metric("jobs_queued", "gauge", "Jobs that wait.", queued),
+        *ended,
+        Metric("stored_bytes", "gauge", "Stored or reserved for users.", blobs.stored_bytes()),
+        Metric("disk_left_bytes", "gauge", "What may still be stored.", blobs.disk_left_bytes()),
+        Metric("resident_bytes", "gauge", "Main memory of the server.", resident_bytes()),
+    ]
+
+
 def _make_executor(config: ServerConfig) -> Executor:
     if config.executor == "fake":
         return FakeExecutor(config.fake)
-    return LocalExecutor(PipelineJobs(config.idle_s), config.devices)
+    return LocalExecutor(PipelineJobs(config.idle_s), config.devices, silence_s=config.silence_s)
 
 
 def _check_reachable(config: ServerConfig, identity: Identity) -> None:

@@ -4,7 +4,14 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 
-from ex4d.protocol.messages import Error, JobEvent, JobPreview, Limits, ServerMessage
+from ex4d.protocol.messages import (
+    FINAL_STATES,
+    Error,
+    JobEvent,
+    JobPreview,
+    Limits,
+    ServerMessage,
+)
 
 from .wire import Delivery, Wire
 
@@ -12,7 +19,7 @@ from .wire import Delivery, Wire
 MAX_SESSIONS = 1024
 #: Messages that cannot be read, after which a session ends.
 MAX_STRIKES = 20
-#: Jobs that one session may watch.
+#: Unfinished jobs that one session may watch.
 MAX_WATCHES = 1000
 
 
@@ -155,6 +162,8 @@ class Sessions:
         for session in self._sessions.values():
             if session.user == user and event.job_id in session.watches:
                 session.post(event)
+                if event.state in FINAL_STATES:
+                    session.watches.discard(event.job_id)
 
     def publish_preview(self, user: str, preview: JobPreview, pixels: memoryview) -> None:
         """Send a preview to those sessions of the user that watch its job."""

@@ -205,6 +205,8 @@ class Eavesdropper:
 
     def __init__(self, server_port: int) -> None:
         self.heard = bytearray()
+        #: The client's part of it.
+        self.sent = bytearray()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
         self._server_port = server_port
@@ -217,15 +219,17 @@ class Eavesdropper:
     def _accept(self) -> None:
         near, _ = self._listener.accept()
         far = socket.create_connection(("127.0.0.1", self._server_port))
-        for source, target in ((near, far), (far, near)):
-            thread = threading.Thread(target=self._pass_on, args=(source, target), daemon=True)
+        for source, target, kept in ((near, far, self.sent), (far, near, bytearray())):
+            arguments = (source, target, kept)
+            thread = threading.Thread(target=self._pass_on, args=arguments, daemon=True)
             thread.start()
 
-    def _pass_on(self, source: socket.socket, target: socket.socket) -> None:
+    def _pass_on(self, source: socket.socket, target: socket.socket, kept: bytearray) -> None:
         with source, target:
             try:
                 while data := source.recv(65536):
                     self.heard += data
+                    kept += data
                     target.sendall(data)
             except OSError:
                 return
@@ -252,6 +256,37 @@ def test_eavesdropper_learns_nothing(server: ServerProcess, connect: Connect) ->
         keys.public_key.encode(),
     ):
         assert word not in spy.heard
+
+
+def test_recorded_connection_cannot_be_played_again(
+    server: ServerProcess, connect: Connect
+) -> None:
+    spy = Eavesdropper(server.port)
+    client = connect(server, add_user(server)[1], port=spy.port)
+    client.hello()
+    content = random_bytes(1000)
+    client.upload([content])
+    client.wait_for_end(client.submit(render_job([file_ref("scene.json", content)])))
+    sent = bytes(spy.sent)
+    client.close_socket()
+    spy.close()
+    assert len(sent) > len(content), "the proxy was not used"
+    with socket.create_connection(("127.0.0.1", server.port), 5) as thief:
+        thief.sendall(sent)
+        thief.settimeout(3)
+        answer = b""
+        try:
+            while data := thief.recv(65536):
+                answer += data
+        except (TimeoutError, ConnectionResetError):
+            pass
+    # The greeting and the handshake's first answer, whose keys are new each time.
+    assert len(answer) < 64 + 200 + 64
+    assert b"READY" not in answer
+    again = connect(server, client.keys)
+    again.hello()
+    jobs = again.ask(JobListRequest(request_id=new_id()), JobList).jobs
+    assert len(jobs) == 1
 
 
 def test_hostile_floods_leave_memory_bounded(server: ServerProcess, client: RawClient) -> None:

@@ -1,8 +1,10 @@
 """Jobs against a real server with the fake executor."""
 
+import sys
 from collections.abc import Callable
 
 import msgspec
+import psutil
 import pytest
 from raw_client import RawClient, file_ref, new_id, random_bytes, render_job
 from server_process import ServerProcess
@@ -252,10 +254,12 @@ def test_failed_job_says_why_and_is_not_repeated(own_server: OwnServer, connect:
 def test_users_take_turns(own_server: OwnServer, connect: Connect) -> None:
     server = own_server("--fake-frame-s", "0.05")
     busy, other = new_client(server, connect), new_client(server, connect)
-    many = [busy.submit(uploaded_job(busy)) for _ in range(6)]
-    other.wait_for_end(other.submit(uploaded_job(other)))
-    states = {event.job_id: event.state for event in listing(busy)}
-    assert states[many[-1]] == "queued", "the other user did not wait for all of them"
+    many = [busy.submit(uploaded_job(busy)) for _ in range(20)]
+    for _ in range(2):
+        other.wait_for_end(other.submit(uploaded_job(other)))
+    states = [event.state for event in listing(busy)]
+    assert len(states) == len(many)
+    assert states.count("queued") >= 15, "the other user did not wait for all of them"
 
 
 def test_queue_of_one_user_is_bounded(own_server: OwnServer, connect: Connect) -> None:
@@ -273,3 +277,26 @@ def test_list_is_newest_first_and_without_files(client: RawClient) -> None:
     events = listing(client)
     assert [event.job_id for event in events] == job_ids[::-1]
     assert all(event.state == "done" and event.files == () for event in events)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="sets another process's limits")
+def test_disk_full_while_jobs_run(own_server: OwnServer, connect: Connect) -> None:
+    """The journal cannot be written: new jobs are refused, the running one ends and is told."""
+    import resource
+
+    server = own_server(*SLOW)
+    client = new_client(server, connect)
+    job = uploaded_job(client)
+    journal = server.data / "journal.sqlite3-wal"
+    process, (_, hard) = psutil.Process(server.pid), resource.getrlimit(resource.RLIMIT_FSIZE)
+    first = client.submit(job)
+    process.rlimit(resource.RLIMIT_FSIZE, (journal.stat().st_size, hard))
+    assert client.wait_for_end(first).state == "done"
+    assert client.ask_error(JobSubmit(request_id=new_id(), job=job)) == "disk_full"
+    process.rlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    assert client.wait_for_end(client.submit(job)).state == "done", "the slot is free"
+    server.kill()
+    server.start()
+    again = connect(server, client.keys)
+    again.hello()
+    assert [event.state for event in listing(again)] == ["done"] * 2, "written after all"

@@ -66,7 +66,7 @@ def test_journal_of_another_version_is_left_alone(path: Path) -> None:
     database = sqlite3.connect(path)
     database.execute("PRAGMA user_version = 7")
     database.close()
-    with pytest.raises(InputError, match="version 1, found 7") as caught:
+    with pytest.raises(InputError, match="version 2 or older, found 7") as caught:
         Journal(path)
     assert caught.value.code == "journal_version"
     database = sqlite3.connect(path)
@@ -83,3 +83,87 @@ def test_old_finished_jobs_are_forgotten(journal: Journal) -> None:
     journal.remove_old(keep_s=-1.0)
     assert journal.find("anna", done.id) is None
     assert journal.find("anna", waiting.id), "unfinished ones stay"
+
+
+#: As the first version wrote it.
+FIRST_SCHEMA = """
+CREATE TABLE jobs (
+    id TEXT PRIMARY KEY, user TEXT NOT NULL, request_id TEXT NOT NULL, body BLOB NOT NULL,
+    body_sha256 TEXT NOT NULL, is_final INTEGER NOT NULL, lost INTEGER NOT NULL,
+    event BLOB NOT NULL, created_s REAL NOT NULL, updated_s REAL NOT NULL,
+    UNIQUE (user, request_id)
+) STRICT;
+CREATE INDEX jobs_by_user ON jobs (user, created_s);
+CREATE INDEX jobs_unfinished ON jobs (is_final, created_s);
+PRAGMA user_version = 1;
+"""
+OLD_ID = "0123456789abcdef0123456789abcdef"
+OLD_BODY = b'{"type":"reconstruct","files":[],"clip":"clip.mp4","depth":"depth.npz","name":"old"}'
+OLD_EVENT = (
+    b'{"type":"job_event","job_id":"0123456789abcdef0123456789abcdef","seq":3,"state":"queued",'
+    b'"attempt":1,"stage":"waiting","done":0,"total":0,"eta_s":null,"error_code":"",'
+    b'"error_message":"","files":[]}'
+)
+
+
+def old_journal(path: Path) -> None:
+    database = sqlite3.connect(path)
+    database.executescript(FIRST_SCHEMA)
+    database.execute(
+        "INSERT INTO jobs VALUES (?, 'anna', ?, ?, 'x', 0, 1, ?, 1.0, 2.0)",
+        (OLD_ID, "f" * 32, OLD_BODY, OLD_EVENT),
+    )
+    database.commit()
+    database.close()
+
+
+def schema(path: Path) -> tuple[int, list[str]]:
+    database = sqlite3.connect(path)
+    version = database.execute("PRAGMA user_version").fetchone()[0]
+    names = database.execute("SELECT name FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY name")
+    found = version, [row[0] for row in names]
+    database.close()
+    return found
+
+
+def test_journal_of_the_first_version_is_brought_up_to_date(path: Path, tmp_path: Path) -> None:
+    old_journal(path)
+    journal = Journal(path)
+    (found,) = journal.unfinished()
+    assert (found.id, found.user, found.lost, found.event.attempt) == (OLD_ID, "anna", 1, 1)
+    finish(journal, found)
+    journal.close()
+    fresh = tmp_path / "fresh.sqlite3"
+    Journal(fresh).close()
+    assert schema(path) == schema(fresh), "whether old or new, it is the same"
+    assert schema(path)[0] == 2
+    again = Journal(path)
+    assert again.find("anna", OLD_ID)
+    again.close()
+
+
+def test_upgrade_that_fails_changes_nothing(path: Path) -> None:
+    old_journal(path)
+    database = sqlite3.connect(path)
+    # In the way of what the second version adds.
+    database.execute("CREATE TABLE jobs_by_end (x)")
+    database.commit()
+    database.close()
+    before = schema(path)
+    with pytest.raises(sqlite3.OperationalError):
+        Journal(path)
+    assert schema(path) == before
+
+
+def test_full_disk_refuses_new_jobs_and_loses_none(path: Path) -> None:
+    journal = Journal(path)
+    record = journal.add("anna", new_id(), render_job([]))
+    pages = journal._database.execute("PRAGMA page_count").fetchone()[0]
+    journal._database.execute(f"PRAGMA max_page_count = {pages}")
+    # More than a page that is there could take.
+    large = render_job([], frame_count=400)
+    with pytest.raises(InputError, match="disk full") as caught:
+        journal.add("anna", new_id(), large)
+    assert caught.value.code == "disk_full"
+    assert journal.find("anna", record.id)
+    journal.close()

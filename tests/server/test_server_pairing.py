@@ -1,5 +1,6 @@
 """How an unknown key becomes a known one, and how it does not."""
 
+import argparse
 import stat
 import sys
 from collections.abc import Callable
@@ -7,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from ex4d_server.commands import keys_command
 from ex4d_server.keys import FolderKeys, load_server_keys
 from ex4d_server.pairing import Pairing, PairingTokens
 from raw_client import RawClient, file_ref, new_id, random_bytes
@@ -185,6 +187,20 @@ def test_keys_command(tmp_path: Path) -> None:
     assert pair.public_key in server.keys("list")
     server.keys("revoke", "anna")
     assert server.keys("list") == ""
+
+
+@pytest.mark.parametrize("start", ["-", "--", "-h", "--data"])
+@pytest.mark.parametrize("separator", [(), ("--",)])
+def test_key_that_begins_with_a_hyphen(
+    tmp_path: Path, start: str, separator: tuple[str, ...]
+) -> None:
+    parser = argparse.ArgumentParser()
+    keys_command(parser.add_subparsers())
+    key = start.ljust(40, "0")
+    words = ["keys", "--data", str(tmp_path), "authorise", "anna", *separator, key]
+    arguments = parser.parse_args(words)
+    assert arguments.run(arguments) == 0
+    assert FolderKeys(tmp_path).user_of(key) == "anna"
 
 
 def test_pairing_link_of_the_command_works(

@@ -33,11 +33,13 @@ def make_work(folder: Path, what: float, name: str = "1") -> Work:
     return Work("0" * 32, request, job_folder / "inputs", job_folder / "output")
 
 
-def with_executor(scenario: Callable[[LocalExecutor], Coroutine[Any, Any, None]]) -> None:
+def with_executor(
+    scenario: Callable[[LocalExecutor], Coroutine[Any, Any, None]], silence_s: float = 60.0
+) -> None:
     """Run a scenario with one worker, and make sure that nothing outlives it."""
 
     async def main() -> None:
-        executor = LocalExecutor(run_job=run_test_job, cancel_grace_s=0.3)
+        executor = LocalExecutor(run_job=run_test_job, cancel_grace_s=0.3, silence_s=silence_s)
         executor.start()
         try:
             await asyncio.wait_for(scenario(executor), 30)
@@ -106,6 +108,27 @@ def test_crash_is_a_lost_attempt_and_the_next_job_gets_a_new_worker(tmp_path: Pa
         await run(executor, make_work(tmp_path, worker_jobs.FINISH, "2"))
 
     with_executor(scenario)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits and stops a process")
+@pytest.mark.parametrize(
+    ("what", "reason"),
+    [
+        (worker_jobs.HUNGRY, "ended with code 1"),
+        (worker_jobs.STOPPED, "told nothing for 5 seconds"),
+        (worker_jobs.DEAF, "told nothing for 5 seconds"),
+    ],
+    ids=["out of memory", "stopped", "hung"],
+)
+def test_worker_without_memory_or_word_is_a_lost_attempt(
+    tmp_path: Path, what: float, reason: str
+) -> None:
+    async def scenario(executor: LocalExecutor) -> None:
+        with pytest.raises(WorkerLostError, match=reason):
+            await run(executor, make_work(tmp_path, what, "1"))
+        await run(executor, make_work(tmp_path, worker_jobs.FINISH, "2"))
+
+    with_executor(scenario, silence_s=5.0)
 
 
 def test_cancel_is_followed(tmp_path: Path) -> None:

@@ -42,6 +42,7 @@ class ServerProcess:
     """
 
     host = "127.0.0.1"
+    program: tuple[str, ...] = (sys.executable, "-m", "ex4d")
 
     def __init__(self, data: Path, *arguments: str) -> None:
         self.data = data
@@ -75,11 +76,9 @@ class ServerProcess:
         announcement = self.data / "server.json"
         announcement.unlink(missing_ok=True)
         with self.log_path.open("ab") as log:
+            where = ("--data", str(self.data), "--port", str(self.port))
             self._process = subprocess.Popen(
-                [
-                    *(*_PROGRAM, "serve", "--data", str(self.data), "--port", str(self.port)),
-                    *self._arguments,
-                ],
+                [*self.program, "serve", *where, *self._arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -103,7 +102,7 @@ class ServerProcess:
 
     def keys(self, *arguments: str) -> str:
         """Run `ex4d keys`; what it printed."""
-        command = [*_PROGRAM, "keys", "--data", str(self.data), *arguments]
+        command = [*self.program, "keys", "--data", str(self.data), *arguments]
         result = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
         assert result.returncode == 0, result.stderr
         return result.stdout
@@ -111,8 +110,7 @@ class ServerProcess:
     def authorise(self, user: str) -> KeyPair:
         """A new pair of keys that the server knows as one of `user`."""
         pair = make_key_pair()
-        # One key in 85 begins with a dash.
-        self.keys("authorise", user, "--", pair.public_key)
+        self.keys("authorise", user, pair.public_key)
         return pair
 
     def pairing_link(self, user: str) -> str:
@@ -132,6 +130,3 @@ class ServerProcess:
             self._process.kill()
             self._process.wait()
             raise
-
-
-_PROGRAM = (sys.executable, "-m", "ex4d")

@@ -1,6 +1,7 @@
 """What a worker process is made to do in tests; the job's focal length says what."""
 
 import os
+import signal
 import time
 from pathlib import Path
 
@@ -11,15 +12,17 @@ from ex4d.errors import InputError
 from ex4d.protocol.messages import JobRequest, RenderJob
 from ex4d.task import Task
 
-FINISH, FAIL, CRASH, SLEEP, DEAF, BUG, CHATTER, SHOW, SHOW_WRONG, SHOW_TOO_MUCH = (
-    float(code) for code in range(1, 11)
+FINISH, FAIL, CRASH, SLEEP, DEAF, BUG, CHATTER, SHOW, SHOW_WRONG, SHOW_TOO_MUCH, HUNGRY, STOPPED = (
+    float(code) for code in range(1, 13)
 )
 #: What SHOW shows: so many previews, each of one level, which is its number.
 PREVIEWS = 50
 PREVIEW_SHAPE = (13, 64, 64, 3)
 
 
-def run_test_job(request: JobRequest, inputs: Path, output: Path, task: Task) -> None:
+def run_test_job(  # noqa: C901 - one short case for each
+    request: JobRequest, inputs: Path, output: Path, task: Task
+) -> None:
     assert isinstance(request, RenderJob)
     match request.trajectory.poses[0].fx_px:
         case 2.0:
@@ -45,9 +48,22 @@ def run_test_job(request: JobRequest, inputs: Path, output: Path, task: Task) ->
         case 10.0:
             _send_preview(task, width_px=8192, height_px=8192, frame_count=1)
             time.sleep(60)
+        case what if what >= HUNGRY:
+            _fall_silent(what)
     task.step("writing", 1, 1)
     output.mkdir()
     (output / "pid.txt").write_text(str(os.getpid()))
+
+
+def _fall_silent(what: float) -> None:
+    """Run out of memory, or stop."""
+    import resource
+
+    if what == STOPPED:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (4 << 30, hard))
+    np.ones(8 << 30, np.uint8)
 
 
 def _send_preview(task: Task, *, width_px: int, height_px: int, frame_count: int) -> None:

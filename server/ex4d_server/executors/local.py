@@ -12,6 +12,7 @@ import structlog
 from ex4d.errors import CancelledError, InputError
 from ex4d.protocol.messages import EngineInfo
 from ex4d.task import Progress
+from ex4d_server.config import ServerConfig
 from ex4d_server.executors import Preview, Work, WorkerLostError
 from ex4d_server.worker import (
     MAX_FROM_WORKER_BYTES,
@@ -41,6 +42,7 @@ class LocalExecutor:
         run_job: Does one job, in the worker; something that can be sent there.
         devices: For each worker the value of CUDA_VISIBLE_DEVICES; empty: leave it alone.
         cancel_grace_s: How long a cancelled job may go on.
+        silence_s: How long a job may tell no progress before its worker counts as hung.
     """
 
     name = "local"
@@ -50,11 +52,13 @@ class LocalExecutor:
         run_job: RunJob,
         devices: tuple[str, ...] = ("",),
         cancel_grace_s: float = CANCEL_GRACE_S,
+        silence_s: float = ServerConfig.silence_s,
     ) -> None:
         self.slots = len(devices)
         self._devices = devices
         self._run_job = run_job
         self._cancel_grace_s = cancel_grace_s
+        self._silence_s = silence_s
         self._idle: list[_Worker] = []
         self._busy: set[_Worker] = set()
 
@@ -88,7 +92,7 @@ class LocalExecutor:
         self._busy.add(worker)
         canceller = asyncio.create_task(self._cancel_when_told(worker, cancel))
         try:
-            await worker.do(work, report, show)
+            await worker.do(work, report, show, self._silence_s)
         except WorkerLostError:
             if cancel.is_set():
                 # It did not listen and was killed.
@@ -153,20 +157,30 @@ class _Worker:
         self._process.join()
 
     async def do(
-        self, work: Work, report: Callable[[Progress], None], show: Callable[[Preview], None]
+        self,
+        work: Work,
+        report: Callable[[Progress], None],
+        show: Callable[[Preview], None],
+        silence_s: float,
     ) -> None:
         """Do one job. See `Executor.run`."""
         self._show = show
         try:
             self.send(StartWork(work.request, str(work.inputs), str(work.output)))
-            await self._follow(report)
+            await self._follow(report, silence_s)
         finally:
             self._show = None
 
-    async def _follow(self, report: Callable[[Progress], None]) -> None:
+    async def _follow(self, report: Callable[[Progress], None], silence_s: float) -> None:
         """Hear the worker out until the job has ended. See `Executor.run`."""
         while True:
-            match await self._inbox.get():
+            try:
+                message = await asyncio.wait_for(self._inbox.get(), silence_s)
+            except TimeoutError:
+                self.kill()
+                msg = f"the worker told nothing for {silence_s:g} seconds"
+                raise WorkerLostError(msg) from None
+            match message:
                 case WorkProgress(stage, done, total):
                     report(Progress(stage, done, total))
                 case WorkPreview():

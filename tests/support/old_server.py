@@ -1,0 +1,19 @@
+"""`ex4d` as it was with protocol 1.0: it neither sends nor understands what 1.1 added.
+
+python old_server.py serve ...
+"""
+
+import sys
+
+from ex4d.protocol import codec, messages
+
+messages.PROTOCOL_MINOR = 0
+#: No client reaches it: nobody is sent a preview.
+messages.PREVIEW_MINOR = sys.maxsize
+del codec._CLIENT_KINDS["job_preview_taken"]
+del codec._SERVER_KINDS["job_preview"]
+
+if __name__ == "__main__":
+    from ex4d.cli import main
+
+    sys.exit(main())
