@@ -90,7 +90,8 @@ class MediaLimits:
     side_px: int = MAX_SIDE_PX
     frame_px: int = MAX_IMAGE_PX
     frame_count: int = MAX_FRAMES
-    total_bytes: int = 8 << 30
+    #: Three minutes of 1280 x 720 at 30 frames a second; on disk, not in memory.
+    total_bytes: int = 16 << 30
     decoding_s: float = 1800.0
 
     def check_frame(self, name: str, width_px: int, height_px: int) -> None:

@@ -11,7 +11,8 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 #: Limits that hold for every document, wherever it comes from.
-MAX_FRAMES = 4096
+#: Three minutes at 30 frames a second; three files of each fit into one message.
+MAX_FRAMES = 5460
 MAX_SIDE_PX = 8192
 
 #: A path inside a scene or take: one folder at most, plain ASCII, never `..` or a leading dot.
