@@ -33,7 +33,8 @@ VIDEO_DEPTH_ANYTHING_METRIC = PublishedModel(
             0.12,
         ),
     ),
-    # The makers' README gives Apache-2.0 for the Small model without naming this variant.
+    # The makers' README gives Apache-2.0 for the Small model without naming this variant; others
+    # who list it contradict each other.
     licence="as its model card on the hub says",
 )
 #: DepthCrafter's own network, and what it takes from Stable Video Diffusion: all but its network.
