@@ -149,7 +149,7 @@ def disparity_to_depth(
     for frame in each_frame(disparity):
         # Halves, since the difference of two large numbers may be too large for float32.
         unit = (frame / 2 - np.float32(low / 2)) / np.float32(high / 2 - low / 2)
-        frame[:] = depth_from_disparity(np.clip(unit, 0, 1))
+        frame[:] = depth_from_disparity(np.clip(unit, 0, 1).astype(np.float32, copy=False))
 
 
 def fitted_inverse_depth(
@@ -221,4 +221,4 @@ def _proportional_depth(depth: NDArray[np.float32], name: str, *, is_metric: boo
     bring_sky_near(depth, nearest)
     if not is_metric:
         for frame in each_frame(depth):
-            frame[:] = frame * np.float32(NEAREST_DEPTH / nearest)
+            np.multiply(frame, np.float32(NEAREST_DEPTH / nearest), out=frame)
