@@ -63,7 +63,9 @@ class PinholeIntrinsics(_Document, frozen=True, kw_only=True):
 
 
 #: What estimates depth; also the names of its weights in `ex4d models`.
-EstimatorName = Literal["video-depth-anything", "video-depth-anything-metric", "depthcrafter"]
+EstimatorName = Literal[
+    "video-depth-anything", "video-depth-anything-metric", "depth-anything", "depthcrafter"
+]
 #: How affine disparity becomes depth. Spread over 0..1 first: from its least to its largest number
 #: over the clip, as the reference does it, or from its 0.1 to its 99.9 percentile, so that the
 #: farthest is sent to infinity. `calibrated`: fitted to a metric estimate of a few frames instead.
