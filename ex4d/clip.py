@@ -3,7 +3,7 @@
 import re
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
@@ -17,6 +17,7 @@ from av.video.reformatter import ColorRange, Colorspace
 from numpy.typing import NDArray
 
 from .errors import InputError
+from .framestore import FrameCollector
 from .images import png_size, read_png
 from .task import Task
 from .video import (
@@ -187,37 +188,35 @@ class _Taker:
 
     def take(self, pictures: Iterator[Callable[[], Picture]]) -> NDArray[np.uint8]:
         """The selected frames: (frames, height, width, 3) uint8."""
-        taken: list[Picture] = []
-        for index, convert in enumerate(pictures):
-            if not self._selection.holds(index):
-                continue
-            picture = convert()
-            self._check(picture, taken)
-            taken.append(picture)
-            self._task.step("reading", len(taken), max(self._total, len(taken)))
-            if len(taken) == self._selection.frame_count:
-                break
-        if not taken:
-            msg = (
-                f"expected frames from {self._selection.first_frame} on in {self._name}, found "
-                "none; choose an earlier first frame or another file"
-            )
-            raise InputError("clip_empty", msg)
-        frames = np.empty((len(taken), *taken[0].shape), np.uint8)
-        # From the end, each copied frame is let go: the clip is never in memory twice.
-        while taken:
-            picture = taken.pop()
-            frames[len(taken)] = picture
-        return frames
+        taken = FrameCollector()
+        with closing(taken):
+            shape: tuple[int, ...] = ()
+            for index, convert in enumerate(pictures):
+                if not self._selection.holds(index):
+                    continue
+                picture = convert()
+                shape = shape or picture.shape
+                self._check(picture, len(taken), shape)
+                taken.append(picture)
+                self._task.step("reading", len(taken), max(self._total, len(taken)))
+                if len(taken) == self._selection.frame_count:
+                    break
+            if len(taken):
+                return taken.frames()
+        msg = (
+            f"expected frames from {self._selection.first_frame} on in {self._name}, found none; "
+            "choose an earlier first frame or another file"
+        )
+        raise InputError("clip_empty", msg)
 
-    def _check(self, picture: Picture, taken: list[Picture]) -> None:
+    def _check(self, picture: Picture, taken: int, shape: tuple[int, ...]) -> None:
         height_px, width_px, _ = picture.shape
         self._limits.check_frame(self._name, width_px, height_px)
-        self._limits.check_total(self._name, len(taken) + 1, picture.nbytes)
-        if taken and picture.shape != taken[0].shape:
+        self._limits.check_total(self._name, taken + 1, picture.nbytes)
+        if picture.shape != shape:
             msg = (
                 f"expected frames of one size in {self._name}, found {width_px} x {height_px} "
-                f"after {taken[0].shape[1]} x {taken[0].shape[0]}; convert the clip"
+                f"after {shape[1]} x {shape[0]}; convert the clip"
             )
             raise InputError("clip_size", msg)
 

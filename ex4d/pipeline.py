@@ -18,6 +18,7 @@ from .diffusion.warm import WarmModels
 from .dwmesh import default_rules
 from .folders import whole_folder
 from .footage import DepthWish, read_footage
+from .framestore import value_range
 from .images import write_depth_exr, write_png
 from .protocol.documents import TakeDocument, UsedPart
 from .protocol.messages import GenerateJob, ReconstructJob, RenderJob
@@ -56,7 +57,7 @@ def reconstruct(
         task=task,
         warm=warm,
     )
-    rules = default_rules(float(footage.depth.values.max()))
+    rules = default_rules(value_range(footage.depth.values)[1])
     return write_scene(
         output,
         footage.clip,

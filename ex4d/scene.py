@@ -21,6 +21,7 @@ from .depth import Depth
 from .dwmesh import DWMesh, build_dwmesh
 from .errors import InputError
 from .folders import whole_folder
+from .framestore import each_frame, value_range
 from .images import exr_size, png_size, read_depth_exr, read_png, write_depth_exr, write_png
 from .protocol.documents import FrameRate, MeshRules, SceneDocument
 from .task import Task
@@ -186,7 +187,8 @@ def write_scene(
     with whole_folder(folder, replaces=DOCUMENT_NAME if replaces else None) as temporary:
         for sequence in _SEQUENCES:
             (temporary / sequence).mkdir()
-        for index, (frame, frame_depth) in enumerate(zip(clip.frames, depth.values, strict=True)):
+        pairs = zip(each_frame(clip.frames), each_frame(depth.values), strict=True)
+        for index, (frame, frame_depth) in enumerate(pairs):
             mesh = build_dwmesh(frame_depth, frame, intrinsics, rules)
             write_png(temporary / _file_name("frames", index), frame)
             write_depth_exr(temporary / _file_name("depth", index), frame_depth)
@@ -220,6 +222,7 @@ def _document_text(
     frame_count, height_px, width_px, _ = clip.frames.shape
     # The border is pushed back by the mesh rules, so its own depth says nothing.
     inner = depth.values[:, 1:-1, 1:-1] if min(height_px, width_px) > 2 else depth.values
+    nearest_depth, farthest_depth = value_range(inner)
     document = SceneDocument(
         name=name,
         frame_count=frame_count,
@@ -232,8 +235,8 @@ def _document_text(
         depth=depth.info,
         mesh=rules,
         nearest_depth_first_frame=float(inner[0].min()),
-        nearest_depth=float(inner.min()),
-        farthest_depth=float(inner.max()),
+        nearest_depth=nearest_depth,
+        farthest_depth=farthest_depth,
     )
     text = msgspec.json.format(msgspec.json.encode(document), indent=1)
     try:

@@ -77,7 +77,9 @@ _HDR_TRANSFERS = {16: "PQ", 18: "HLG"}
 _HD_HEIGHT_PX = 720
 _PIXEL_ASPECT_TOLERANCE = 0.01
 _RATE_LIMIT = 1_000_000
-#: Ends the name under which a phone writes its lens' focal length, as it were on 35 mm film.
+#: Ends the name under which an iPhone writes its lens' focal length, as it were on 35 mm film:
+#: AVFoundation's `quickTimeMetadataKeyCameraFocalLength35mmEquivalent`. Apple documents it as text
+#: of the track, such as "50.00mm"; files from before that have a bare number, for the whole file.
 _LENS_KEY = "focal_length.35mm_equivalent"
 #: Lenses beyond these, in millimetres on 35 mm film, are mistakes of the file.
 _LENS_RANGE_MM = (5.0, 2000.0)
@@ -90,7 +92,8 @@ class MediaLimits:
     side_px: int = MAX_SIDE_PX
     frame_px: int = MAX_IMAGE_PX
     frame_count: int = MAX_FRAMES
-    total_bytes: int = 8 << 30
+    #: Three minutes of 1280 x 720 at 30 frames a second; on disk, not in memory.
+    total_bytes: int = 16 << 30
     decoding_s: float = 1800.0
 
     def check_frame(self, name: str, width_px: int, height_px: int) -> None:
@@ -318,7 +321,7 @@ def _lens_mm(metadata: dict[str, str]) -> float | None:
     for name, text in metadata.items():
         if name.endswith(_LENS_KEY):
             try:
-                lens_mm = float(text)
+                lens_mm = float(text.removesuffix("mm"))
             except ValueError:
                 continue
             if _LENS_RANGE_MM[0] <= lens_mm <= _LENS_RANGE_MM[1]:

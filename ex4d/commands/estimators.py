@@ -20,8 +20,14 @@ def add_depth_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--estimator",
-        choices=("video-depth-anything", "video-depth-anything-metric", "depthcrafter"),
-        help="what estimates depth (default: video-depth-anything); depthcrafter is for research",
+        choices=(
+            "video-depth-anything",
+            "video-depth-anything-metric",
+            "depth-anything",
+            "depthcrafter",
+        ),
+        help="what estimates depth (default: video-depth-anything); depth-anything takes each "
+        "frame for itself, for single images and quick looks; depthcrafter is for research",
     )
     parser.add_argument(
         "--depth_range",

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ex4d.weights.files import PublishedModel
+    from ex4d.weights.files import PublishedFile, PublishedModel
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -79,7 +79,7 @@ def _list_model(model: "PublishedModel", folder: Path) -> bool:
     if model is not EX4D_MODEL:
         return is_complete
     converted = converted_layout(folder)
-    has_converted = all(path.is_file() for path in converted.all_paths())
+    has_converted = _has_converted(folder)
     if has_converted:
         size_gb = sum(path.stat().st_size for path in converted.all_paths()) / 1e9
         print(f"   found {size_gb:7.3f} GB  {converted.config.parent.name}/, which is used")
@@ -99,10 +99,10 @@ def run_download(arguments: argparse.Namespace) -> int:
     models = _chosen(arguments)
     for model in models:
         check_research_licence(model, is_accepted=arguments.accept_research_licence)
-    missing = [file for model in models for file in model.missing_files(folder)]
+    missing = [file for model in models for file in _needed_files(model, folder)]
     check_room(folder, missing, arguments.mirror)
     for model in models:
-        files = model.missing_files(folder)
+        files = _needed_files(model, folder)
         print(f"{model.name}: {len(files)} files are missing in {folder} ({model.licence})")
         for file in files:
             if arguments.mirror is None:
@@ -112,6 +112,21 @@ def run_download(arguments: argparse.Namespace) -> int:
                     path = fetch_from_mirror(folder, file, arguments.mirror, task)
             print(path)
     return 0
+
+
+def _needed_files(model: "PublishedModel", folder: Path) -> "list[PublishedFile]":
+    """Files to be fetched: none where the converted ones are there, which are used instead."""
+    from ex4d.diffusion.wan.files import EX4D_MODEL
+
+    if model is EX4D_MODEL and _has_converted(folder):
+        return []
+    return model.missing_files(folder)
+
+
+def _has_converted(folder: Path) -> bool:
+    from ex4d.diffusion.wan.files import converted_layout
+
+    return all(path.is_file() for path in converted_layout(folder).all_paths())
 
 
 def run_check(arguments: argparse.Namespace) -> int:

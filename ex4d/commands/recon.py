@@ -7,6 +7,13 @@ otherwise. Blender, the server and `ex4d render` use true pixel centres and hide
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import numpy as np
+    from numpy.typing import NDArray
 
 #: What the reference adds to the nearest depth of frame 0 to get the orbit's radius.
 _RADIUS_MARGIN = 0.15
@@ -54,9 +61,10 @@ def run(arguments: argparse.Namespace) -> int:
 
     from ex4d.camera import move, reference_extrinsics
     from ex4d.clip import FrameSelection, write_video
-    from ex4d.condition import render_condition
+    from ex4d.condition import condition_frames
     from ex4d.dwmesh import REFERENCE_RULES, build_dwmesh, write_ply
     from ex4d.footage import DepthWish, read_footage
+    from ex4d.framestore import each_frame, new_frames
     from ex4d.raster import create_rasteriser
     from ex4d.scene import write_scene
 
@@ -100,10 +108,18 @@ def run(arguments: argparse.Namespace) -> int:
         if radius is None:
             radius = scene.document.nearest_depth_first_frame + _RADIUS_MARGIN
         trajectory = move(name, frame_count=frame_count, radius=radius, intrinsics=camera)
-        condition = render_condition(scene, trajectory, create_rasteriser(), task=task)
-        write_video(folder / f"color_{name}.mp4", condition.color, clip.frame_rate, task=task)
-        masks = np.repeat(condition.mask[..., None], 3, axis=-1).astype(np.uint8) * 255
-        write_video(folder / f"mask_{name}.mp4", masks, clip.frame_rate, task=task)
+        condition = condition_frames(scene, trajectory, create_rasteriser(), task=task)
+        masks = new_frames((frame_count, camera.height_px, camera.width_px), np.uint8)
+
+        def colours() -> "Iterator[NDArray[np.uint8]]":
+            places = zip(each_frame(masks), condition, strict=True)
+            for place, frame in places:
+                place[:] = frame.mask * np.uint8(255)
+                yield frame.color
+
+        write_video(folder / f"color_{name}.mp4", colours(), clip.frame_rate)
+        pictures = (np.repeat(mask[..., None], 3, axis=-1) for mask in each_frame(masks))
+        write_video(folder / f"mask_{name}.mp4", pictures, clip.frame_rate, task=task)
     info = scene.document.depth
     if arguments.depth is None:
         print(f"depth by {info.source} ({info.licence})")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from ex4d.errors import InputError
 from ex4d.protocol.documents import DepthInfo, EstimatorName, UsedPart
 
-from .models import DEPTH_MODELS, DEPTHCRAFTER
+from .models import DEPTH_ANYTHING, DEPTH_MODELS, DEPTHCRAFTER
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -128,6 +128,11 @@ def create_estimator(
         from .depthcrafter.estimator import DepthCrafter
 
         return DepthCrafter(folder, warm or WarmModels(idle_s=0))
+    if model is DEPTH_ANYTHING:
+        _check_packages("torch", "transformers")
+        from .depth_anything import DepthAnything
+
+        return DepthAnything(folder)
     _check_packages("torch")
     from .video_depth_anything.estimator import VideoDepthAnything
 

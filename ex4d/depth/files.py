@@ -13,16 +13,19 @@ from numpy.typing import NDArray
 from ex4d.arrays import ArrayReader, open_array
 from ex4d.clip import FrameSelection, MediaLimits, sequence_paths
 from ex4d.errors import InputError
+from ex4d.framestore import each_frame, new_frames, release, value_range
 from ex4d.images import read_depth_exr, read_png16
 from ex4d.protocol.documents import DepthInfo
 from ex4d.task import Task
 
 from . import Depth
-from .units import bring_sky_near, disparity_to_depth, whole_range
+from .units import bring_sky_near, disparity_to_depth
 
 DepthKind = Literal["auto", "depth", "metric", "disparity", "reference"]
 #: How far the shape of depth may be from the clip's: networks round sides to multiples of 64.
 _ASPECT_TOLERANCE = 0.1
+#: Frames between two releases of what was read.
+_RELEASED_EVERY = 32
 _LICENCE = "the user's own"
 
 
@@ -76,11 +79,13 @@ def read_depth(
         msg = f"expected one of {', '.join(get_args(DepthKind))}, found {kind!r}; choose one"
         raise InputError("depth_kind", msg)
     task = task or Task()
-    values = np.empty((frame_count, height_px, width_px), np.float32)
+    values = new_frames((frame_count, height_px, width_px), np.float32)
     with _open(path, limits or MediaLimits()) as (available, frames):
         wanted = _select(path, available, frame_count, selection or FrameSelection())
         for place, frame in enumerate(frames(wanted)):
             values[place] = _fitted(frame, width_px, height_px, path)
+            if place % _RELEASED_EVERY == 0:
+                release(values)
             task.step("reading depth", place + 1, frame_count)
     if kind == "auto":
         kind = _guessed_kind(values, path)
@@ -190,7 +195,7 @@ def _fitted(
 def _guessed_kind(values: NDArray[np.float32], path: Path) -> Literal["depth", "disparity"]:
     if path.suffix.lower() == ".png":
         return "disparity"
-    if all(frame.min() >= 0 and frame.max() <= 1 for frame in values):
+    if all(frame.min() >= 0 and frame.max() <= 1 for frame in each_frame(values)):
         msg = (
             f"expected to tell depth from disparity in {path.name}, found numbers from 0 to 1, "
             "which could be either; say which kind it is"
@@ -200,24 +205,24 @@ def _guessed_kind(values: NDArray[np.float32], path: Path) -> Literal["depth", "
 
 
 def _disparity_to_depth(disparity: NDArray[np.float32], path: Path) -> None:
-    for index, frame in enumerate(disparity):
+    for index, frame in enumerate(each_frame(disparity)):
         if not np.isfinite(frame).all():
             raise _wrong_values(path, index, ~np.isfinite(frame), "finite disparity")
-    disparity_to_depth(disparity, *whole_range(disparity), path.name)
+    disparity_to_depth(disparity, *value_range(disparity), path.name)
 
 
 def _check_depth(depth: NDArray[np.float32], path: Path) -> None:
     """Refuse holes and bring the sky within reach, in place."""
-    for index, frame in enumerate(depth):
+    for index, frame in enumerate(each_frame(depth)):
         # NaN is not above 0 either.
         wrong = ~(frame > 0)
         if wrong.any():
             raise _wrong_values(path, index, wrong, "depth above 0")
-    nearest = depth.min()
+    nearest, _ = value_range(depth)
     if not np.isfinite(nearest):
         msg = f"expected finite depth in {path.name}, found infinity everywhere; check it"
         raise InputError("depth_values", msg)
-    bring_sky_near(depth, float(nearest))
+    bring_sky_near(depth, nearest)
 
 
 def _wrong_values(path: Path, index: int, wrong: NDArray[np.bool_], expected: str) -> InputError:

@@ -33,8 +33,19 @@ VIDEO_DEPTH_ANYTHING_METRIC = PublishedModel(
             0.12,
         ),
     ),
-    # The makers' README gives Apache-2.0 for the Small model without naming this variant.
+    # The makers' README gives Apache-2.0 for the Small model without naming this variant; others
+    # who list it contradict each other.
     licence="as its model card on the hub says",
+)
+DEPTH_ANYTHING = PublishedModel(
+    name="depth-anything",
+    files=tuple(
+        PublishedFile(
+            "depth-anything/Depth-Anything-V2-Small-hf", name, "Depth-Anything-V2-Small-hf", size_gb
+        )
+        for name, size_gb in (("config.json", 0.0), ("model.safetensors", 0.1))
+    ),
+    licence="Apache-2.0",
 )
 #: DepthCrafter's own network, and what it takes from Stable Video Diffusion: all but its network.
 DEPTHCRAFTER = PublishedModel(
@@ -57,4 +68,9 @@ DEPTHCRAFTER = PublishedModel(
     for_research_only=True,
 )
 
-DEPTH_MODELS = (VIDEO_DEPTH_ANYTHING, VIDEO_DEPTH_ANYTHING_METRIC, DEPTHCRAFTER)
+DEPTH_MODELS = (
+    VIDEO_DEPTH_ANYTHING,
+    VIDEO_DEPTH_ANYTHING_METRIC,
+    DEPTH_ANYTHING,
+    DEPTHCRAFTER,
+)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ex4d.errors import InputError
+from ex4d.framestore import each_frame, value_range
 from ex4d.protocol.documents import DepthInfo, DepthRange
 
 from . import Depth, DepthEstimator, Estimate
@@ -67,7 +68,7 @@ def depth_of(
     values = estimate.values
     is_disparity = estimate.kind == "affine_disparity"
     is_calibrated = is_disparity and spread == "calibrated"
-    for index, frame in enumerate(values):
+    for index, frame in enumerate(each_frame(values)):
         wrong = ~np.isfinite(frame)
         if wrong.any():
             msg = (
@@ -80,7 +81,7 @@ def depth_of(
         assert metric is not None  # noqa: S101 - the caller's part
         _calibrate(values, metric.values, estimator.name)
     elif is_disparity:
-        low, high = whole_range(values) if spread == "min_max" else percentile_range(values)
+        low, high = value_range(values) if spread == "min_max" else percentile_range(values)
         disparity_to_depth(values, low, high, f"what {estimator.name} saw")
     else:
         _proportional_depth(values, estimator.name, is_metric=estimate.kind == "metric_depth")
@@ -110,18 +111,20 @@ def depth_from_disparity(disparity: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.clip(depth, _REFERENCE_NEAREST, _REFERENCE_FARTHEST).astype(np.float32, copy=False)
 
 
-def whole_range(disparity: NDArray[np.float32]) -> tuple[float, float]:
-    """Least and largest number of a clip, as the reference takes them."""
-    return float(disparity.min()), float(disparity.max())
-
-
 def percentile_range(values: NDArray[np.float32]) -> tuple[float, float]:
     """0.1 and 99.9 percentiles of a clip."""
     step = max(1, values.size // _SAMPLE_SIZE)
     # A step that shares a divisor with the width would skip columns.
     while math.gcd(step, values.shape[-1]) > 1:
         step += 1
-    sample = values.reshape(-1)[::step]
+    size = values[0].size
+    sample = np.concatenate(
+        [
+            # Every `step`-th number of the whole clip.
+            frame.reshape(-1)[-index * size % step :: step].copy()
+            for index, frame in enumerate(each_frame(values))
+        ]
+    )
     low, high = np.percentile(sample, [_LOW_PERCENTILE, _HIGH_PERCENTILE])
     return float(low), float(high)
 
@@ -143,10 +146,10 @@ def disparity_to_depth(
     if not low < high:
         msg = f"expected disparity that varies in {source}, found {low:g} everywhere; check it"
         raise InputError("depth_values", msg)
-    for frame in disparity:
+    for frame in each_frame(disparity):
         # Halves, since the difference of two large numbers may be too large for float32.
         unit = (frame / 2 - np.float32(low / 2)) / np.float32(high / 2 - low / 2)
-        frame[:] = depth_from_disparity(np.clip(unit, 0, 1))
+        frame[:] = depth_from_disparity(np.clip(unit, 0, 1).astype(np.float32, copy=False))
 
 
 def fitted_inverse_depth(
@@ -193,14 +196,15 @@ def _calibrate(disparity: NDArray[np.float32], metric: NDArray[np.float32], name
         raise InputError("depth_calibration", msg)
     # Beyond what the metric estimate saw nothing is known: the sky stays there.
     least, most = np.float32(1 / farthest), np.float32(1 / (nearest * _NEAREST_SHARE))
-    for frame in disparity:
+    for frame in each_frame(disparity):
         frame[:] = 1 / np.clip(frame * np.float32(scale) + np.float32(shift), least, most)
 
 
 def bring_sky_near(depth: NDArray[np.float32], nearest: float) -> None:
     """Move to `SKY_FACTOR` times the nearest what is farther, in place."""
     farthest = min(nearest * SKY_FACTOR, float(np.finfo(np.float32).max))
-    np.minimum(depth, np.float32(farthest), out=depth)
+    for frame in each_frame(depth):
+        np.minimum(frame, np.float32(farthest), out=frame)
 
 
 def _proportional_depth(depth: NDArray[np.float32], name: str, *, is_metric: bool) -> None:
@@ -212,7 +216,9 @@ def _proportional_depth(depth: NDArray[np.float32], name: str, *, is_metric: boo
             "clip; take another estimator or other frames"
         )
         raise InputError("depth_values", msg)
-    np.maximum(depth, np.float32(nearest * _NEAREST_SHARE), out=depth)
+    for frame in each_frame(depth):
+        np.maximum(frame, np.float32(nearest * _NEAREST_SHARE), out=frame)
     bring_sky_near(depth, nearest)
     if not is_metric:
-        depth *= np.float32(NEAREST_DEPTH / nearest)
+        for frame in each_frame(depth):
+            np.multiply(frame, np.float32(NEAREST_DEPTH / nearest), out=frame)

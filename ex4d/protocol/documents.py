@@ -11,7 +11,8 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 #: Limits that hold for every document, wherever it comes from.
-MAX_FRAMES = 4096
+#: Three minutes at 30 frames a second; three files of each fit into one message.
+MAX_FRAMES = 5460
 MAX_SIDE_PX = 8192
 
 #: A path inside a scene or take: one folder at most, plain ASCII, never `..` or a leading dot.
@@ -62,7 +63,9 @@ class PinholeIntrinsics(_Document, frozen=True, kw_only=True):
 
 
 #: What estimates depth; also the names of its weights in `ex4d models`.
-EstimatorName = Literal["video-depth-anything", "video-depth-anything-metric", "depthcrafter"]
+EstimatorName = Literal[
+    "video-depth-anything", "video-depth-anything-metric", "depth-anything", "depthcrafter"
+]
 #: How affine disparity becomes depth. Spread over 0..1 first: from its least to its largest number
 #: over the clip, as the reference does it, or from its 0.1 to its 99.9 percentile, so that the
 #: farthest is sent to infinity. `calibrated`: fitted to a metric estimate of a few frames instead.

@@ -33,6 +33,7 @@ from .blobs import FULL_ERRORS, BlobStore
 from .config import private_folder
 from .executors import Executor, Preview, Work, WorkerLostError
 from .journal import SEQ_STEP, JobRecord, Journal
+from .results import KnownResults
 from .transfers import TaskSet
 
 _log = structlog.get_logger(__name__)
@@ -100,6 +101,7 @@ class Scheduler:
         #: Whose newest event the journal lacks, because its disk was full.
         self._unsaved: dict[str, JobRecord] = {}
         self._tasks = TaskSet()
+        self._results = KnownResults(blobs)
         self._is_closing = False
 
     @property
@@ -328,6 +330,9 @@ class Scheduler:
     async def _attempt(self, job: _Job, folder: Path) -> tuple[FileRef, ...]:
         loop = asyncio.get_running_loop()
         record = job.record
+        known = self._results.find(record.user, record.request)
+        if known is not None:
+            return known
         inputs = folder / "inputs"
         await loop.run_in_executor(self._threads, self._link_inputs, record, inputs)
         if job.cancel.is_set():
@@ -346,6 +351,7 @@ class Scheduler:
             )
             self._blobs.adopt_part(key, size_bytes)
             files.append(FileRef(path=name, sha256=key[1], size_bytes=size_bytes))
+        self._results.add(record.user, record.request, tuple(files))
         return tuple(files)
 
     def _link_inputs(self, record: JobRecord, inputs: Path) -> None:

@@ -187,7 +187,8 @@ def test_missing_weights_name_command_size_and_licence(
     with pytest.raises(InputError) as caught:
         create_estimator(model.name, folder=tmp_path, accepts_research_licence=True)
     assert caught.value.code == "model_missing"
-    size = "5 GB" if model.name == "depthcrafter" else "120 MB"
+    sizes = {"depthcrafter": "5 GB", "depth-anything": "100 MB"}
+    size = sizes.get(model.name, "120 MB")
     for words in (model.download_command, size, model.licence):
         assert words in caught.value.message
 

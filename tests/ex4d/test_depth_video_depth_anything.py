@@ -12,6 +12,7 @@ needs_estimators()
 import tiny_depth
 import torch
 
+from ex4d import framestore
 from ex4d.depth import check_estimator, create_estimator
 from ex4d.depth.video_depth_anything import estimator
 from ex4d.depth.video_depth_anything.network import SMALL, Dimensions, Network
@@ -184,3 +185,13 @@ def test_weights_are_named_by_their_content(models: Path) -> None:
     assert relative.licence == "Apache-2.0"
     assert len(relative.version) == 16
     assert metric.name != relative.name
+
+
+def test_clip_on_disk_gives_the_same_numbers(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = clip(40)
+    expected = create_estimator(NAME, folder=models).estimate(frames, task=Task()).values
+    monkeypatch.setattr(framestore, "IN_MEMORY_BYTES", 0)
+    on_disk = framestore.new_frames(frames.shape, np.uint8)
+    on_disk[:] = frames
+    found = create_estimator(NAME, folder=models).estimate(on_disk, task=Task()).values
+    np.testing.assert_array_equal(found, expected)

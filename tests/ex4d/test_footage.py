@@ -52,7 +52,17 @@ def write_phone_video(path: Path, lens: str) -> None:
 
 @pytest.mark.parametrize(
     ("lens", "expected"),
-    [("26", 26.0), ("13.5", 13.5), ("wide", None), ("0", None), ("nan", None), ("1e9", None)],
+    [
+        ("26", 26.0),
+        ("13.5", 13.5),
+        ("50.00mm", 50.0),
+        ("-13", None),
+        ("mm", None),
+        ("wide", None),
+        ("0", None),
+        ("nan", None),
+        ("1e9", None),
+    ],
 )
 def test_clip_knows_its_lens(tmp_path: Path, lens: str, expected: float | None) -> None:
     write_phone_video(tmp_path / "phone.mp4", lens)

@@ -163,3 +163,20 @@ def test_too_small_a_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         fetching.check_room(tmp_path / "new" / "folder", EX4D_MODEL.files)
     assert caught.value.code == "disk_full"
     assert "found 1" in caught.value.message
+
+
+def test_converted_files_are_not_fetched_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The mirror is empty: whatever is asked of it is refused."""
+    folder, mirror = tmp_path / "models", tmp_path / "mirror"
+    mirror.mkdir()
+    paths = converted_layout(folder).all_paths()
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"converted")
+    arguments = ["models", "--folder", str(folder), "download", "--mirror", str(mirror)]
+    assert main(arguments) == 0
+    assert "0 files are missing" in capsys.readouterr().out
+    paths[0].unlink()
+    assert main(arguments) == 1

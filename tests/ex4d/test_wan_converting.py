@@ -6,12 +6,14 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from engine_tests import GOLDEN_MODELS, needs_engine
 
 needs_engine()
 
+import huggingface_hub
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -164,7 +166,9 @@ class HubHandler(BaseHTTPRequestHandler):
         """Say nothing."""
 
     def _answer(self, *, with_body: bool) -> None:
-        repository, _, name = self.path.removeprefix("/").partition("/resolve/main/")
+        # A proxy is asked for the whole address.
+        asked = urlsplit(self.path).path
+        repository, _, name = asked.removeprefix("/").partition("/resolve/main/")
         files = {(file.repository, file.name): file.relative_path for file in EX4D_MODEL.files}
         path = GOLDEN_MODELS / files[repository, name]
         content = path.read_bytes()
@@ -226,6 +230,20 @@ def test_goes_on_where_the_connection_broke(
     path = fetch_from_hub(tmp_path, VAE, endpoint(hub))
     assert path.read_bytes() == (GOLDEN_MODELS / VAE.relative_path).read_bytes()
     assert size_bytes <= hub.sent_bytes <= size_bytes + 5 * block_bytes
+
+
+def test_fetched_through_a_proxy(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "HTTP_PROXY"):
+        monkeypatch.setenv(name, endpoint(hub))
+    for name in ("no_proxy", "NO_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    huggingface_hub.close_session()
+    try:
+        # No such host: only the proxy can answer.
+        path = fetch_from_hub(tmp_path, VAE, "http://hub.invalid")
+    finally:
+        huggingface_hub.close_session()
+    assert path.read_bytes() == (GOLDEN_MODELS / VAE.relative_path).read_bytes()
 
 
 def test_wrong_checksum_is_refused(hub: Hub, tmp_path: Path) -> None:

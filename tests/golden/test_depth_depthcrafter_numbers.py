@@ -22,7 +22,8 @@ import torch
 from ex4d.depth import Estimate
 from ex4d.depth.depthcrafter import estimator, stages
 from ex4d.depth.depthcrafter.loading import CrafterModels, load_models
-from ex4d.depth.units import NEAREST_DEPTH, depth_of, whole_range
+from ex4d.depth.units import NEAREST_DEPTH, depth_of
+from ex4d.framestore import value_range
 from ex4d.task import Task
 
 TOLERANCE = 1e-4
@@ -84,7 +85,7 @@ def error_of(found: torch.Tensor | np.ndarray, expected: np.ndarray) -> float:
 
 
 def normalised(disparity: np.ndarray) -> np.ndarray:
-    low, high = whole_range(disparity)
+    low, high = value_range(disparity)
     return (disparity - low) / (high - low)
 
 
@@ -141,7 +142,7 @@ def test_every_stage(path: Path | None, models: CrafterModels) -> None:
     decoded = torch.cat(pictures)
     for name in [name for name in arrays if name.startswith("decoded_f")]:
         assert error_of(decoded[int(name.removeprefix("decoded_f"))], arrays[name]) <= TOLERANCE
-    low, high = whole_range(disparity)
+    low, high = value_range(disparity)
     assert low == pytest.approx(float(arrays["res_min"]), abs=TOLERANCE)
     assert high == pytest.approx(float(arrays["res_max"]), abs=TOLERANCE)
     assert error_of(normalised(disparity), clip.depth) <= TOLERANCE

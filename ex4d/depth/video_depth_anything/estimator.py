@@ -22,6 +22,7 @@ from ex4d.depth import Estimate, EstimateKind
 from ex4d.depth.device import chosen_device
 from ex4d.depth.models import VIDEO_DEPTH_ANYTHING_METRIC
 from ex4d.errors import InputError
+from ex4d.framestore import new_frames, release
 from ex4d.protocol.documents import UsedPart
 from ex4d.task import Task
 from ex4d.weights.checkpoints import check_names_and_shapes, tensor_shapes, tensors
@@ -239,6 +240,8 @@ def estimate_frames(
             found[:, None], picture_size, mode="bilinear", align_corners=True
         )
         joined.add(window, resized[:, 0].cpu().numpy())
+        release(frames)
+        release(joined.values)
         task.step(STAGE, index + 1, len(windows))
     return joined.values
 
@@ -285,7 +288,7 @@ class _Joined:
     """The disparity of a clip as its windows come in."""
 
     def __init__(self, shape: tuple[int, ...], *, is_metric: bool) -> None:
-        self.values = np.zeros(shape, np.float32)
+        self.values = new_frames(shape, np.float32)
         self._is_metric = is_metric
         #: The first frame, and the second key frame of the last window.
         self._keys: list[NDArray[np.float32]] = []
