@@ -31,6 +31,12 @@ def add_depth_arguments(parser: argparse.ArgumentParser) -> None:
         "video-depth-anything-metric on a few frames (default: %(default)s)",
     )
     parser.add_argument(
+        "--refine",
+        action=argparse.BooleanOptionalAction,
+        help="take flicker from depth, send sky back and snap edges to the picture's, where that "
+        "helps (default: not in `recon`, whose rules are the reference's; else if estimated)",
+    )
+    parser.add_argument(
         "--accept-research-licence",
         action="store_true",
         help="you use an estimator whose licence forbids production for research alone",
