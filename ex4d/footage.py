@@ -30,8 +30,7 @@ class DepthWish:
         estimator: Name of the estimator, the default one where absent.
         spread: How an estimator's affine disparity becomes depth.
         accepts_research_licence: The user accepts a licence that forbids production.
-        refines: Whether depth is refined for the mesh; where absent, an estimator's is, a file's is
-            not.
+        refines: Whether depth is refined for the mesh, as `depth.refinement` has it.
 
     Raises:
         InputError: `depth_source` if both a file and an estimator are named.
@@ -42,7 +41,7 @@ class DepthWish:
     estimator: str | None = None
     spread: DepthRange = "percentile"
     accepts_research_licence: bool = False
-    refines: bool | None = None
+    refines: bool = False
 
     def __post_init__(self) -> None:
         if self.path is not None and self.estimator is not None:
@@ -116,7 +115,7 @@ def read_footage(
         field_of_view_deg = estimate.field_of_view_deg
     intrinsics, source = chosen_intrinsics(clip, focal_px, field_of_view_deg)
     info = msgspec.structs.replace(depth.info, focal_source=source)
-    if wish.refines or (wish.refines is None and wish.path is None):
+    if wish.refines:
         steps = refine(depth.values, clip.frames, task=task).steps
         info = msgspec.structs.replace(info, refinement=steps)
     return Footage(clip, Depth(depth.values, info), intrinsics)

@@ -70,8 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
         estimator=arguments.estimator,
         spread=arguments.depth_range,
         accepts_research_licence=arguments.accept_research_licence,
-        # The reference does not: unlike elsewhere, it has to be asked for.
-        refines=bool(arguments.refine),
+        refines=arguments.refine,
     )
     focal_px = arguments.focal_px
     if focal_px is None and arguments.depth is not None:

@@ -121,7 +121,7 @@ def camera_stands(frames: NDArray[np.uint8]) -> bool:
     if corners is None or len(corners) < _LEAST_CORNERS:
         return False
     for other in others:
-        found, is_found, _ = cv2.calcOpticalFlowPyrLK(first, other, corners, None)
+        found, is_found, _ = cv2.calcOpticalFlowPyrLK(first, other, corners, corners.copy())
         moved_px = np.hypot(*(found - corners).reshape(-1, 2).T)
         if ((is_found.ravel() == 1) & (moved_px < _STANDING_PX)).mean() < _STANDING_SHARE:
             return False
@@ -228,7 +228,8 @@ def _edges(
     wide_step = cv2.dilate(inverse, large) - cv2.erode(inverse, large)
     is_core = (step > _EDGE_STEP * high) & (step > _EDGE_RANGE * spread) & (step > 0.7 * wide_step)
     band = cv2.dilate(is_core.astype(np.uint8), small) > 0
-    return cv2.erode(low, small), cv2.dilate(high, small), band
+    lowest, highest = cv2.erode(low, small), cv2.dilate(high, small)
+    return lowest.astype(np.float32, copy=False), highest.astype(np.float32, copy=False), band
 
 
 def _blurred_share(inverse: NDArray[np.float32], spread: float) -> float:

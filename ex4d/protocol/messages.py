@@ -237,8 +237,8 @@ class ReconstructJob(_Message, frozen=True, kw_only=True, omit_defaults=True, ta
     depth_range: DepthRange = "percentile"
     #: The user accepts the estimator's licence, which forbids production.
     accepts_research_licence: bool = False
-    #: Whether depth is refined for the mesh; where absent, an estimator's is, a file's is not.
-    refines: bool | None = None
+    #: Depth is refined for the mesh: steadier, sky behind all, edges those of the picture.
+    refines: bool = False
 
 
 class RenderJob(_Message, frozen=True, kw_only=True, tag="render"):

@@ -1,20 +1,26 @@
 """Refinement of estimated depth: each step does what it says, and the whole betters a clip."""
 
+from fractions import Fraction
+from pathlib import Path
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from ex4d.bench.depth_quality import measure
 from ex4d.bench.scenes import degraded, true_scene
+from ex4d.cli import main
+from ex4d.clip import write_video
 from ex4d.depth.refinement import hold_still, refine, send_sky_back, snap_edges
 from ex4d.dwmesh import build_dwmesh, default_rules
 from ex4d.errors import CancelledError
+from ex4d.scene import Scene
 from ex4d.task import Task
 
 HEIGHT_PX, WIDTH_PX = 48, 64
 
 
-def noisy(color: NDArray[np.generic], seed: int = 0) -> NDArray[np.uint8]:
+def noisy(color: NDArray[np.integer], seed: int = 0) -> NDArray[np.uint8]:
     noise = np.random.default_rng(seed).normal(0, 2, color.shape)
     return np.clip(color + noise, 0, 255).astype(np.uint8)
 
@@ -119,7 +125,7 @@ def test_short_clips(frame_count: int) -> None:
 def test_can_be_cancelled() -> None:
     inverse, frames = flickering_clip(camera_px=0)
     with pytest.raises(CancelledError):
-        refine(1 / inverse, frames, task=Task(is_cancelled=lambda: True))
+        refine(np.reciprocal(inverse), frames, task=Task(is_cancelled=lambda: True))
 
 
 def test_uncertain_pixels_are_occluded() -> None:
@@ -129,3 +135,17 @@ def test_uncertain_pixels_are_occluded() -> None:
     args = scene.depth[0], scene.frames[0], scene.intrinsics, default_rules(10.0)
     assert build_dwmesh(*args, uncertain=uncertain).occluded()[uncertain].all()
     assert not build_dwmesh(*args).occluded()[uncertain].all()
+
+
+@pytest.mark.parametrize(("option", "expected"), [("--refine", ("edges",)), ("--no-refine", ())])
+def test_recon_refines_if_asked(tmp_path: Path, option: str, expected: tuple[str, ...]) -> None:
+    scene = true_scene("figures")
+    depth = degraded(scene.depth[:2])
+    write_video(tmp_path / "clip.mp4", scene.frames[:2], Fraction(25))
+    np.savez(tmp_path / "depth.npz", depth=depth)
+    arguments = ["recon", "--input_video", str(tmp_path / "clip.mp4"), "--cam", "30", option]
+    arguments += ["--depth", str(tmp_path / "depth.npz"), "--depth_kind", "metric"]
+    assert main([*arguments, "--output_dir", str(tmp_path / "out")]) == 0
+    result = Scene(tmp_path / "out" / "scene")
+    assert result.document.depth.refinement == expected
+    assert np.allclose(result.depth(0), depth[0], rtol=1e-5) == (option == "--no-refine")
