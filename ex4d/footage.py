@@ -10,6 +10,7 @@ from .camera import Intrinsics
 from .clip import Clip, FrameSelection, read_clip
 from .depth import DEFAULT_ESTIMATOR, METRIC_ESTIMATOR, Depth, create_estimator
 from .depth.files import DepthKind, read_depth
+from .depth.refinement import refine
 from .depth.units import depth_of, key_frames
 from .diffusion.warm import WarmModels
 from .errors import InputError
@@ -29,6 +30,7 @@ class DepthWish:
         estimator: Name of the estimator, the default one where absent.
         spread: How an estimator's affine disparity becomes depth.
         accepts_research_licence: The user accepts a licence that forbids production.
+        refines: Whether depth is refined for the mesh, as `depth.refinement` has it.
 
     Raises:
         InputError: `depth_source` if both a file and an estimator are named.
@@ -39,6 +41,7 @@ class DepthWish:
     estimator: str | None = None
     spread: DepthRange = "percentile"
     accepts_research_licence: bool = False
+    refines: bool = False
 
     def __post_init__(self) -> None:
         if self.path is not None and self.estimator is not None:
@@ -112,6 +115,9 @@ def read_footage(
         field_of_view_deg = estimate.field_of_view_deg
     intrinsics, source = chosen_intrinsics(clip, focal_px, field_of_view_deg)
     info = msgspec.structs.replace(depth.info, focal_source=source)
+    if wish.refines:
+        steps = refine(depth.values, clip.frames, task=task).steps
+        info = msgspec.structs.replace(info, refinement=steps)
     return Footage(clip, Depth(depth.values, info), intrinsics)
 
 

@@ -51,6 +51,7 @@ def reconstruct(
             estimator=job.estimator,
             spread=job.depth_range,
             accepts_research_licence=job.accepts_research_licence,
+            refines=job.refines,
         ),
         selection=FrameSelection(job.first_frame, job.frame_count, job.stride),
         focal_px=job.focal_px,

@@ -7,6 +7,7 @@ from pathlib import Path
 _BENCHMARKS = {
     "raster": "DW-mesh build and rasterisation, against the memory traffic they cannot avoid",
     "geometry": "mask and colour against the truth of the rendered sample",
+    "depth-quality": "mask and colour by true, degraded and refined depth of generated scenes",
     "preview": "the preview engine against the truth, against Telea inpainting and the clock",
     "generate": "the ex4d engine at full size, on random weights, against the card's own rates",
     "transfer": "a file to a server and back, against plain sockets, hashing and the disk",
@@ -86,5 +87,5 @@ def _add_depth_options(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run one benchmark; it prints its own table."""
     options = {name: getattr(arguments, name) for name in _OPTIONS.get(arguments.benchmark, ())}
-    import_module(f"ex4d.bench.{arguments.benchmark}").run(**options)
+    import_module(f"ex4d.bench.{arguments.benchmark.replace('-', '_')}").run(**options)
     return 0

@@ -37,6 +37,13 @@ def add_depth_arguments(parser: argparse.ArgumentParser) -> None:
         "video-depth-anything-metric on a few frames (default: %(default)s)",
     )
     parser.add_argument(
+        "--refine",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="take flicker from depth, send sky back and snap edges to the picture's, each where "
+        "the clip calls for it: fewer wrong pixels, but fewer pixels (default: no)",
+    )
+    parser.add_argument(
         "--accept-research-licence",
         action="store_true",
         help="you use an estimator whose licence forbids production for research alone",

@@ -78,6 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
         estimator=arguments.estimator,
         spread=arguments.depth_range,
         accepts_research_licence=arguments.accept_research_licence,
+        refines=arguments.refine,
     )
     focal_px = arguments.focal_px
     if focal_px is None and arguments.depth is not None:
@@ -123,6 +124,8 @@ def run(arguments: argparse.Namespace) -> int:
     info = scene.document.depth
     if arguments.depth is None:
         print(f"depth by {info.source} ({info.licence})")
+    if info.refinement:
+        print(f"depth refined: {', '.join(info.refinement)}")
     print(f"focal length {camera.fx_px:.0f} px, from: {info.focal_source}")
     if arguments.save_camera:
         np.savez_compressed(

@@ -99,6 +99,7 @@ def run_recon(arguments: argparse.Namespace) -> int:
             estimator=arguments.estimator,
             depth_range=arguments.depth_range,
             accepts_research_licence=arguments.accept_research_licence,
+            refines=arguments.refine,
             name=arguments.input_video.stem[:64],
             focal_px=arguments.focal_px,
         )

@@ -71,6 +71,10 @@ EstimatorName = Literal[
 #: farthest is sent to infinity. `calibrated`: fitted to a metric estimate of a few frames instead.
 DepthRange = Literal["percentile", "min_max", "calibrated"]
 
+#: What can be done to estimated depth: flicker taken from what stands still, sky sent behind all
+#: else, edges snapped to those of the picture.
+RefinementStep = Literal["steady", "sky", "edges"]
+
 
 class DepthInfo(_Document, frozen=True, kw_only=True, omit_defaults=True):
     """Where depth came from and what its numbers mean."""
@@ -89,6 +93,8 @@ class DepthInfo(_Document, frozen=True, kw_only=True, omit_defaults=True):
     #: Where the focal length came from: the user, the clip's own metadata, the estimator, or the
     #: usual 60 degrees.
     focal_source: Literal["user", "lens", "estimator", "default"] | None = None
+    #: What was done to the depth since.
+    refinement: tuple[RefinementStep, ...] = ()
 
 
 class MeshRules(_Document, frozen=True, kw_only=True):
