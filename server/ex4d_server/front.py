@@ -15,6 +15,7 @@ from ex4d import __version__
 from ex4d.errors import Ex4dError, InputError, ProtocolError
 from ex4d.protocol import codec
 from ex4d.protocol.messages import (
+    ESTIMATORS_MINOR,
     MESSAGES_WITH_BYTES,
     PREVIEW_MINOR,
     PROTOCOL_MAJOR,
@@ -219,6 +220,7 @@ class Front:
             knows_previews=message.protocol_minor >= PREVIEW_MINOR,
         )
         self._sessions.add(session)
+        knows_estimators = message.protocol_minor >= ESTIMATORS_MINOR
         _log.info("hello", user=user, app_version=message.app_version)
         session.send(
             Welcome(
@@ -230,6 +232,7 @@ class Front:
                 limits=limits,
                 engines=self._scheduler.engines,
                 quota_left_bytes=self._blobs.left_bytes(user),
+                estimators=self._scheduler.estimators if knows_estimators else (),
             )
         )
 
