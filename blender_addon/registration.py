@@ -5,7 +5,9 @@ from types import ModuleType
 
 from . import (
     camera_moves,
+    import_settings,
     ops_connection,
+    ops_import,
     ops_jobs,
     panels,
     preferences,
@@ -22,6 +24,7 @@ MODULES: tuple[ModuleType, ...] = (
     preferences,
     runtime,
     settings,
+    import_settings,
     shots,
     scene_jobs,
     preview,
@@ -29,6 +32,7 @@ MODULES: tuple[ModuleType, ...] = (
     camera_moves,
     ops_connection,
     ops_jobs,
+    ops_import,
     panels,
 )
 
