@@ -8,6 +8,7 @@ import bpy
 
 from . import sources
 from ._vendor.errors import InputError
+from ._vendor.protocol.documents import EstimatorName
 
 DEPTH_SOURCES = (
     ("FILE", "File", "Depth that was made before"),
@@ -20,7 +21,7 @@ DEPTH_KINDS = (
     ("disparity", "Disparity", "Inverse depth: near is large"),
     ("reference", "EX-4D Disparity", "Disparity as the EX-4D reference code stores it, 0 to 1"),
 )
-METRIC_ESTIMATOR = "video-depth-anything-metric"
+METRIC_ESTIMATOR: EstimatorName = "video-depth-anything-metric"
 ESTIMATORS = (
     ("video-depth-anything", "Video Depth Anything", "Steady depth without a scale of its own"),
     (METRIC_ESTIMATOR, "Video Depth Anything Metric", "Depth in metres"),
@@ -39,8 +40,7 @@ LENSES = (
     (
         "DEFAULT",
         "Automatic",
-        "What the video says of its lens, else the estimator; otherwise a field of view of 60 "
-        "degrees along the long side",
+        "The video's own word on its lens, else the estimator's, else 60 degrees on the long side",
     ),
     ("ANGLE", "Field of View", "The angle along the long side"),
     ("PIXELS", "Focal Length", "In pixels of the clip's width"),
@@ -148,11 +148,11 @@ def _description(path: str, role: str) -> str:
         return str(error)
 
 
-def needed_estimators(options: ImportOptions) -> list[str]:
+def needed_estimators(options: ImportOptions) -> list[EstimatorName]:
     """Names of the estimators that would work on the video; none where a file holds depth."""
     if options.depth_source == "FILE":
         return []
-    names = [options.estimator]
+    names: list[EstimatorName] = [options.estimator]
     if options.depth_range == "calibrated" and options.estimator != METRIC_ESTIMATOR:
         names.append(METRIC_ESTIMATOR)
     return names

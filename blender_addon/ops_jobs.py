@@ -8,7 +8,7 @@ from pathlib import Path
 
 import bpy
 
-from . import camera, paths, preferences, pump, runtime, scene_jobs
+from . import camera, field_of_view, paths, preferences, pump, runtime, scene_jobs
 from ._vendor.client import JobPhase
 from ._vendor.errors import InputError
 from ._vendor.protocol.documents import TrajectoryDocument
@@ -96,6 +96,7 @@ class EX4D_OT_generate(JobOperator):
             raise InputError("no_shot", "expected a shot, found none; import a video first")
         trajectory = take_trajectory(context, shot)
         folder = Path(bpy.path.abspath(shot.ex4d_shot.folder))
+        document = field_of_view.scene_document_file(shot.ex4d_shot, folder)
         request_id = uuid.uuid4().hex
         title = f"{shot.name} take"
         cache = preferences.get(context).cache
@@ -108,7 +109,7 @@ class EX4D_OT_generate(JobOperator):
                 trajectory=trajectory,
                 settings=context.scene.ex4d_generate.engine_settings(),
             ),
-            sources=scene_files(folder),
+            sources=scene_files(folder) | {"scene.json": str(document)},
             folder=str(paths.results_folder("takes", title, request_id, cache)),
             shot_name=shot.name,
         )
@@ -141,7 +142,9 @@ def scene_files(folder: Path) -> dict[str, str]:
     """
     document = folder / "scene.json"
     if not document.is_file():
-        message = f"expected the scene's files in {folder}, found no scene.json; import it again"
+        message = (
+            f"expected the scene's files in {folder}, found no scene.json; choose Find Scene Folder"
+        )
         raise InputError("scene_missing", message)
     files = {"scene.json": str(document)}
     for kind, suffix in (("frames", "png"), ("depth", "exr"), ("occluded", "png")):

@@ -74,9 +74,9 @@ def _draw_estimator(layout: bpy.types.UILayout, options: import_settings.EX4D_PG
             if info.for_research_only:
                 layout.prop(options, "accepts_research_licence")
         problem = current.connection.estimator_problem(name)
-        if not problem and info is not None and info.for_research_only:
-            if not options.accepts_research_licence:
-                problem = "Its license must be accepted first"
+        needs_word = info is not None and info.for_research_only
+        if not problem and needs_word and not options.accepts_research_licence:
+            problem = "Its license must be accepted first"
         if problem:
             draw_text(layout, problem, icon="ERROR")
             return problem

@@ -107,6 +107,12 @@ def _draw_clip(layout: bpy.types.UILayout, shot: bpy.types.Object) -> None:
     column.use_property_split = True
     column.use_property_decorate = False
     column.prop(clip, "frame_start")
+    if clip.scene_field_of_view > 0:
+        column.prop(clip, "field_of_view", slider=True)
+    scale = "Scale: meters, as estimated" if clip.is_metric else "Scale: free until measured"
+    column.label(text=scale)
+    column.operator("ex4d.measure", icon="DRIVER_DISTANCE")
+    column.operator("ex4d.find_scene_folder", icon="FILE_FOLDER")
 
 
 class EX4D_PT_import(_Sidebar, bpy.types.Panel):

@@ -6,6 +6,7 @@ from types import ModuleType
 from . import (
     camera_moves,
     import_settings,
+    measure,
     ops_connection,
     ops_import,
     ops_jobs,
@@ -13,6 +14,7 @@ from . import (
     preferences,
     preview,
     pump,
+    relink,
     runtime,
     scene_jobs,
     settings,
@@ -33,6 +35,8 @@ MODULES: tuple[ModuleType, ...] = (
     ops_connection,
     ops_jobs,
     ops_import,
+    measure,
+    relink,
     panels,
 )
 
