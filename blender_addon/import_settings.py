@@ -49,6 +49,14 @@ DEFAULT_ANGLE_RAD = math.radians(60.0)
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
 
 
+def _describe(options: "ImportOptions", _context: bpy.types.Context) -> None:
+    """Say what would be sent; done when a path changes, since drawing must not read disks."""
+    # An operator has the same properties, but shows no summary.
+    if isinstance(options, EX4D_PG_import):
+        options.clip_summary = _description(options.clip, "clip")
+        options.depth_summary = _description(options.depth, "depth")
+
+
 class ImportOptions:
     """Properties of whatever asks for a video; to be mixed into a class of Blender's."""
 
@@ -62,7 +70,7 @@ class ImportOptions:
             "sequence of EXR or 16-bit PNG files"
         ),
         subtype="FILE_PATH",
-        update=lambda options, _context: options.describe(),
+        update=_describe,
     )
     depth_kind: bpy.props.EnumProperty(
         name="Holds", description="What the numbers in the depth file mean", items=DEPTH_KINDS
@@ -114,9 +122,6 @@ class ImportOptions:
         default=1000.0,
     )
 
-    def describe(self) -> None:
-        """Called when a path has changed."""
-
 
 OPTION_NAMES = tuple(ImportOptions.__annotations__)
 
@@ -128,15 +133,10 @@ class EX4D_PG_import(ImportOptions, bpy.types.PropertyGroup):
         name="Video",
         description="The video, or any image of a numbered sequence",
         subtype="FILE_PATH",
-        update=lambda options, _context: options.describe(),
+        update=_describe,
     )
     clip_summary: bpy.props.StringProperty()
     depth_summary: bpy.props.StringProperty()
-
-    def describe(self) -> None:
-        """Say what would be sent; done when a path changes, since drawing must not read disks."""
-        self.clip_summary = _description(self.clip, "clip")
-        self.depth_summary = _description(self.depth, "depth")
 
 
 def _description(path: str, role: str) -> str:

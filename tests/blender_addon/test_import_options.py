@@ -157,3 +157,10 @@ def test_videos_can_be_dropped_on_the_3d_view(addon, empty_file):
     for kind, taken in (("VIEW_3D", True), ("TEXT_EDITOR", False)):
         context = types.SimpleNamespace(area=types.SimpleNamespace(type=kind))
         assert handler.poll_drop(context) is taken
+
+
+def test_operator_with_the_same_options_has_no_summary(addon, options):
+    # In a window Blender calls this with the operator's bare properties, which have no methods.
+    operator = types.SimpleNamespace(depth="depth.npz")
+    addon("import_settings")._describe(operator, None)
+    assert vars(operator) == {"depth": "depth.npz"}
