@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ._vendor.client import Client, ConnectionState, Endpoint, KeyPair
 from ._vendor.errors import Ex4dError
+from ._vendor.protocol.messages import EstimatorInfo
 from .local_server import LocalServer, ServerState
 
 
@@ -193,6 +194,21 @@ class Connection:
             if engine.name == name:
                 return "" if engine.available else engine.reason
         return f"This server has no engine named {name}"
+
+    def estimator(self, name: str) -> EstimatorInfo | None:
+        """What the server says of an estimator; None where it says nothing."""
+        if self.client is None or self.client.welcome is None:
+            return None
+        return next((e for e in self.client.welcome.estimators if e.name == name), None)
+
+    def estimator_problem(self, name: str) -> str:
+        """Why the server cannot run an estimator; empty where it can, or where nobody knows."""
+        if self.client is None or self.client.welcome is None:
+            return ""
+        info = self.estimator(name)
+        if info is None:
+            return f"This server tells of no estimator {name}; choose a depth file, or update it"
+        return "" if info.available else info.reason
 
     def _status_without_client(self) -> Status:
         if self.server is not None and self.server.state is ServerState.STARTING:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Operators for work: import a video or a scene, generate a take, cancel, dismiss."""
+"""Operators for work: generate a take, cancel, dismiss."""
 
 import uuid
 from collections.abc import Callable
@@ -8,12 +8,11 @@ from pathlib import Path
 
 import bpy
 
-from . import camera, imports, paths, preferences, pump, runtime, scene_jobs, settings
+from . import camera, field_of_view, paths, preferences, pump, runtime, scene_jobs
 from ._vendor.client import JobPhase
 from ._vendor.errors import InputError
 from ._vendor.protocol.documents import TrajectoryDocument
-from ._vendor.protocol.messages import GenerateJob, ReconstructJob
-from .imports import SceneImport
+from ._vendor.protocol.messages import GenerateJob
 from .jobs import ENDED, Job, JobRecord, Stage, server_id
 from .ops_connection import OperatorBase, StartOperator, wait_until
 from .shots import active_shot, take_frames
@@ -65,117 +64,6 @@ def wait_for(job: Job) -> None:
         )
 
 
-class EX4D_OT_import_video(JobOperator):
-    """Send the video and its depth to the server and import the scene that it makes of them"""
-
-    bl_idname = "ex4d.import_video"
-    bl_label = "Send and Import"
-    # No UNDO: the import itself, which comes later, makes the undo step.
-    bl_options = {"REGISTER"}
-
-    clip: bpy.props.StringProperty(name="Video", subtype="FILE_PATH")
-    depth: bpy.props.StringProperty(name="Depth", subtype="FILE_PATH")
-    depth_kind: bpy.props.EnumProperty(name="Holds", items=settings.DEPTH_KINDS)
-    title: bpy.props.StringProperty(name="Name", maxlen=64)
-    first_frame: bpy.props.IntProperty(name="First Frame", min=0, max=10_000_000)
-    frame_count: bpy.props.IntProperty(
-        name="Frames", description="0: all to the end", min=0, max=4096
-    )
-    stride: bpy.props.IntProperty(name="Step", min=1, max=1000, default=1)
-    focal_px: bpy.props.FloatProperty(
-        name="Focal Length",
-        description="In pixels of the video; 0: a field of view of 60 degrees on the long side",
-        min=0.0,
-    )
-
-    def invoke(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
-        """Take the values from the panel, which lists the files that will be sent."""
-        panel = context.window_manager.ex4d_import
-        for name in (
-            "clip",
-            "depth",
-            "depth_kind",
-            "title",
-            "first_frame",
-            "frame_count",
-            "stride",
-        ):
-            setattr(self, name, getattr(panel, name))
-        self.focal_px = panel.focal_px if panel.lens == "PIXELS" else 0.0
-        if panel.lens == "ANGLE":
-            try:
-                self.focal_px = settings.focal_px_of_angle(panel.clip, panel.angle)
-            except InputError as error:
-                self.report({"ERROR"}, error.message)
-                return {"CANCELLED"}
-        return super().invoke(context, event)
-
-    def record(self, context: bpy.types.Context) -> JobRecord:
-        """The job that makes a scene.
-
-        Raises:
-            InputError: If a file is missing or there is no connection.
-        """
-        clip, depth = settings.collect_sources(self.clip, self.depth)
-        title = self.title or Path(self.clip).stem[:64] or "clip"
-        request_id = uuid.uuid4().hex
-        request = ReconstructJob(
-            files=(),
-            clip=clip.first,
-            depth=depth.first,
-            depth_kind=self.depth_kind,
-            name=title,
-            first_frame=self.first_frame,
-            frame_count=self.frame_count or None,
-            stride=self.stride,
-            focal_px=self.focal_px or None,
-        )
-        cache = preferences.get(context).cache
-        return JobRecord(
-            request_id=request_id,
-            server=server_id(runtime.get().connection),
-            title=title,
-            request=request,
-            sources={name: str(path) for name, path in (clip.files | depth.files).items()},
-            folder=str(paths.results_folder("scenes", title, request_id, cache)),
-        )
-
-
-class EX4D_OT_import_scene(StartOperator):
-    """Import a finished scene: a folder with scene.json"""
-
-    bl_idname = "ex4d.import_scene"
-    bl_label = "Import Scene"
-    # No UNDO: the undo step is made when the last part is in.
-    bl_options = {"REGISTER"}
-
-    directory: bpy.props.StringProperty(name="Folder", subtype="DIR_PATH")
-    filter_folder: bpy.props.BoolProperty(default=True, options={"HIDDEN"})
-    proxy_step: bpy.props.IntProperty(
-        name="Proxy",
-        description="Every how many pixels the proxy for the viewport has a vertex",
-        min=1,
-        max=8,
-        default=2,
-    )
-
-    def invoke(self, context: bpy.types.Context, _event: bpy.types.Event) -> set[str]:
-        """Let the user choose the folder."""
-        self.wait = False
-        context.window_manager.fileselect_add(self)
-        return {"RUNNING_MODAL"}
-
-    def start(self, context: bpy.types.Context) -> Callable[[], None]:
-        """Queue the import."""
-        folder = Path(bpy.path.abspath(self.directory))
-        if not (folder / "scene.json").is_file():
-            message = f"expected a folder with scene.json, found none in {folder}; choose another"
-            raise InputError("scene_missing", message)
-        item = SceneImport(folder.name, folder, context.scene.session_uid, self.proxy_step)
-        runtime.get().imports.append(item)
-        return partial(imports.finish, runtime.get().jobs, runtime.get().imports, item)
-
-
 class EX4D_OT_generate(JobOperator):
     """Send the camera's path to the server and add the take that it makes to the sequencer"""
 
@@ -208,6 +96,7 @@ class EX4D_OT_generate(JobOperator):
             raise InputError("no_shot", "expected a shot, found none; import a video first")
         trajectory = take_trajectory(context, shot)
         folder = Path(bpy.path.abspath(shot.ex4d_shot.folder))
+        document = field_of_view.scene_document_file(shot.ex4d_shot, folder)
         request_id = uuid.uuid4().hex
         title = f"{shot.name} take"
         cache = preferences.get(context).cache
@@ -220,7 +109,7 @@ class EX4D_OT_generate(JobOperator):
                 trajectory=trajectory,
                 settings=context.scene.ex4d_generate.engine_settings(),
             ),
-            sources=scene_files(folder),
+            sources=scene_files(folder) | {"scene.json": str(document)},
             folder=str(paths.results_folder("takes", title, request_id, cache)),
             shot_name=shot.name,
         )
@@ -253,7 +142,9 @@ def scene_files(folder: Path) -> dict[str, str]:
     """
     document = folder / "scene.json"
     if not document.is_file():
-        message = f"expected the scene's files in {folder}, found no scene.json; import it again"
+        message = (
+            f"expected the scene's files in {folder}, found no scene.json; choose Find Scene Folder"
+        )
         raise InputError("scene_missing", message)
     files = {"scene.json": str(document)}
     for kind, suffix in (("frames", "png"), ("depth", "exr"), ("occluded", "png")):
@@ -334,8 +225,6 @@ class EX4D_OT_show_error(_OnJob):
 
 register, unregister = bpy.utils.register_classes_factory(
     (
-        EX4D_OT_import_video,
-        EX4D_OT_import_scene,
         EX4D_OT_generate,
         EX4D_OT_cancel_job,
         EX4D_OT_dismiss_job,

@@ -10,8 +10,9 @@ from .connection import LinkState, Status
 from .imports import SceneImport
 from .jobs import ENDED, Job, Stage
 from .local_server import ServerState
+from .panel_import import draw_video
 from .shots import active_shot, take_frames
-from .wording import job_text, wrapped
+from .wording import draw_text, job_text
 
 _STATE_ICONS = {
     LinkState.OFFLINE: "UNLINKED",
@@ -83,7 +84,7 @@ class EX4D_PT_shot(_Sidebar, bpy.types.Panel):
         layout = self.layout
         shot = active_shot(context)
         if shot is None:
-            _draw_video(layout.column(), context)
+            draw_video(layout.column(), context)
             layout.label(text="Or a scene that is finished:")
         else:
             _draw_clip(layout, shot)
@@ -106,6 +107,12 @@ def _draw_clip(layout: bpy.types.UILayout, shot: bpy.types.Object) -> None:
     column.use_property_split = True
     column.use_property_decorate = False
     column.prop(clip, "frame_start")
+    if clip.scene_field_of_view > 0:
+        column.prop(clip, "field_of_view", slider=True)
+    scale = "Scale: meters, as estimated" if clip.is_metric else "Scale: free until measured"
+    column.label(text=scale)
+    column.operator("ex4d.measure", icon="DRIVER_DISTANCE")
+    column.operator("ex4d.find_scene_folder", icon="FILE_FOLDER")
 
 
 class EX4D_PT_import(_Sidebar, bpy.types.Panel):
@@ -123,35 +130,7 @@ class EX4D_PT_import(_Sidebar, bpy.types.Panel):
 
     def draw(self, context: bpy.types.Context) -> None:
         """Draw the same as for the first."""
-        _draw_video(self.layout, context)
-
-
-def _draw_video(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
-    """Draw the files, what is known of them, and what will be sent."""
-    layout.use_property_split = True
-    layout.use_property_decorate = False
-    panel = context.window_manager.ex4d_import
-    column = layout.column()
-    column.prop(panel, "clip")
-    column.prop(panel, "depth")
-    column.prop(panel, "depth_kind")
-    column = layout.column(align=True)
-    column.prop(panel, "first_frame")
-    column.prop(panel, "frame_count")
-    column.prop(panel, "stride")
-    column = layout.column()
-    column.prop(panel, "lens")
-    if panel.lens == "ANGLE":
-        column.prop(panel, "angle")
-    elif panel.lens == "PIXELS":
-        column.prop(panel, "focal_px")
-    column.prop(panel, "title")
-    if panel.clip_summary or panel.depth_summary:
-        box = layout.box().column(align=True)
-        box.label(text="Sent to the server:", icon="EXPORT")
-        draw_text(box, panel.clip_summary)
-        draw_text(box, panel.depth_summary)
-    layout.operator("ex4d.import_video", icon="EXPORT")
+        draw_video(self.layout, context)
 
 
 class EX4D_PT_camera(_Sidebar, bpy.types.Panel):
@@ -307,19 +286,7 @@ def _draw_import(layout: bpy.types.UILayout, item: SceneImport) -> None:
         layout.label(text="Failed", icon="ERROR")
 
 
-def draw_text(layout: bpy.types.UILayout, text: str, icon: str = "NONE") -> None:
-    """Draw a text over several lines, the icon before the first; nothing if it is empty."""
-    if text:
-        column = layout.column(align=True)
-        for index, line in enumerate(wrapped(text)):
-            column.label(text=line, icon="NONE" if index else icon)
-
-
-def _draw_import_menu(menu: bpy.types.Menu, _context: bpy.types.Context) -> None:
-    menu.layout.operator("ex4d.import_scene", text="EX-4D Scene (scene.json)")
-
-
-_register_classes, _unregister_classes = bpy.utils.register_classes_factory(
+register, unregister = bpy.utils.register_classes_factory(
     (
         EX4D_PT_connection,
         # Where progress shows without scrolling, whatever the height of the window.
@@ -330,15 +297,3 @@ _register_classes, _unregister_classes = bpy.utils.register_classes_factory(
         EX4D_PT_generate,
     )
 )
-
-
-def register() -> None:
-    """Add the panels, and the entry of the import menu."""
-    _register_classes()
-    bpy.types.TOPBAR_MT_file_import.append(_draw_import_menu)
-
-
-def unregister() -> None:
-    """Take them away."""
-    bpy.types.TOPBAR_MT_file_import.remove(_draw_import_menu)
-    _unregister_classes()

@@ -5,12 +5,16 @@ from types import ModuleType
 
 from . import (
     camera_moves,
+    import_settings,
+    measure,
     ops_connection,
+    ops_import,
     ops_jobs,
     panels,
     preferences,
     preview,
     pump,
+    relink,
     runtime,
     scene_jobs,
     settings,
@@ -22,6 +26,7 @@ MODULES: tuple[ModuleType, ...] = (
     preferences,
     runtime,
     settings,
+    import_settings,
     shots,
     scene_jobs,
     preview,
@@ -29,6 +34,9 @@ MODULES: tuple[ModuleType, ...] = (
     camera_moves,
     ops_connection,
     ops_jobs,
+    ops_import,
+    measure,
+    relink,
     panels,
 )
 

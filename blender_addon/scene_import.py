@@ -12,20 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import bpy
-import msgspec
 import numpy as np
 from mathutils import Matrix
 from numpy.typing import NDArray
 
-from . import axes, dwmesh, material, pictures
+from . import axes, dwmesh, field_of_view, material, pictures
 from ._vendor.errors import InputError
-from ._vendor.protocol.documents import PinholeIntrinsics, SceneDocument
+from ._vendor.protocol.documents import PinholeIntrinsics
+from .scene_files import CACHE_FOLDER, SceneFiles, stored_path
 
-DOCUMENT_NAME = "scene.json"
-#: Folder inside the scene's with what Blender plays.
-CACHE_FOLDER = "blender"
-_MAX_DOCUMENT_BYTES = 1 << 20
-_SEQUENCES = {"frames": ".png", "depth": ".exr", "occluded": ".png"}
 #: Of Blender's full-frame cameras, in millimetres.
 _SENSOR_MM = 36.0
 #: Blender's own limit.
@@ -41,65 +36,6 @@ class _Part:
     pixels: dwmesh.PixelMesh
     #: File in the cache folder.
     cache_name: str
-
-
-class SceneFiles:
-    """A scene's folder, checked.
-
-    Args:
-        folder: With `scene.json` and all files that it promises.
-
-    Raises:
-        InputError: `scene_invalid` if something is missing or wrong.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        try:
-            with (folder / DOCUMENT_NAME).open("rb") as file:
-                text = file.read(_MAX_DOCUMENT_BYTES + 1)
-            self.document = msgspec.json.decode(text, type=SceneDocument)
-        except (OSError, msgspec.DecodeError) as error:
-            message = f"expected a scene in {folder}, found none that can be read: {error}"
-            raise InputError("scene_invalid", message) from error
-        for sequence in _SEQUENCES:
-            for index in range(self.document.frame_count):
-                path = self.file(sequence, index)
-                if not path.is_file():
-                    message = f"expected {path} in the scene, found none; copy the scene again"
-                    raise InputError("scene_invalid", message)
-
-    def file(self, sequence: str, index: int) -> Path:
-        """File of frame `index`, counted from 0."""
-        return self.folder / sequence / f"{index + 1:04d}{_SEQUENCES[sequence]}"
-
-    def depth(self, index: int) -> NDArray[np.float32]:
-        """z-depth of frame `index`, the border pushed back: (height, width) float32.
-
-        Raises:
-            InputError: `image_invalid` or `scene_invalid` if the file is damaged.
-        """
-        path = self.file("depth", index)
-        depth = self._read(path)[..., 0].copy()
-        if not (np.isfinite(depth).all() and (depth > 0).all()):
-            message = f"expected positive, finite depth in {path}, found other values"
-            raise InputError("scene_invalid", message)
-        border = self.document.mesh.border_depth
-        depth[0, :] = depth[-1, :] = depth[:, 0] = depth[:, -1] = border
-        return depth
-
-    def marked(self, index: int) -> NDArray[np.uint8]:
-        """Frame `index` with the occluded pixels painted: (height, width, 3) uint8 sRGB.
-
-        Raises:
-            InputError: `image_invalid` if a file is damaged.
-        """
-        frame = np.rint(self._read(self.file("frames", index))[..., :3] * 255).astype(np.uint8)
-        return material.mark(frame, self._read(self.file("occluded", index))[..., 0] > 0.5)
-
-    def _read(self, path: Path) -> NDArray[np.float32]:
-        intrinsics = self.document.intrinsics
-        return pictures.read_pixels(path, intrinsics.width_px, intrinsics.height_px)
 
 
 def import_scene(
@@ -229,20 +165,6 @@ def _lens_mm(intrinsics: PinholeIntrinsics) -> float:
     return lens_mm
 
 
-def stored_path(path: Path) -> str:
-    """A path as the file stores it: relative once the file is saved, where a relative one exists.
-
-    Blender makes absolute paths relative when a file is saved for the first time.
-    """
-    if not bpy.data.is_saved:
-        return str(path)
-    try:
-        return bpy.path.relpath(str(path))
-    except ValueError:
-        # Another drive of Windows.
-        return str(path)
-
-
 class _ShotBuilder:
     """Adds the objects of a shot to a Blender scene."""
 
@@ -300,6 +222,9 @@ class _ShotBuilder:
         properties.height_px = document.intrinsics.height_px
         # Wide pixels: fewer of them make the same focal length.
         properties.pixel_aspect = document.intrinsics.fy_px / document.intrinsics.fx_px
+        properties.is_metric = document.depth.unit == "metres"
+        angle_rad = field_of_view.long_side_rad(document.intrinsics)
+        properties.scene_field_of_view = properties.field_of_view = angle_rad
         properties.radius = document.nearest_depth_first_frame
         properties.frame_start = self._frame_start
         properties.is_shot = True

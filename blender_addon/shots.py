@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Shots: what the extension keeps on the object that a shot hangs from, and its switches."""
 
+import math
 from pathlib import Path
 
 import bpy
 
-from . import material
+from . import field_of_view, material
 from ._vendor.errors import InputError
 
 
@@ -37,6 +38,10 @@ def _apply_switches(shot: "EX4D_PG_shot", _context: bpy.types.Context) -> None:
     node = _clip_node(shot)
     if node is not None:
         node.image = shot.marked_image if shot.show_marks else shot.clip_image
+
+
+def _apply_field_of_view(shot: "EX4D_PG_shot", _context: bpy.types.Context) -> None:
+    field_of_view.apply(shot)
 
 
 def _clip_node(shot: "EX4D_PG_shot") -> bpy.types.ShaderNodeTexImage | None:
@@ -71,6 +76,24 @@ class EX4D_PG_shot(bpy.types.PropertyGroup):
     height_px: bpy.props.IntProperty(options=set())  # type: ignore[valid-type]
     pixel_aspect: bpy.props.FloatProperty(  # type: ignore[valid-type]
         name="Pixel Aspect", description="Width of a pixel over its height", options=set()
+    )
+    is_metric: bpy.props.BoolProperty(options=set())  # type: ignore[valid-type]
+    #: Of the scene's files, in radians; 0 in shots of older versions.
+    scene_field_of_view: bpy.props.FloatProperty(options=set())  # type: ignore[valid-type]
+    #: By how much `field_of_view` has stretched the lenses already.
+    applied_zoom: bpy.props.FloatProperty(default=1.0, options=set())  # type: ignore[valid-type]
+    field_of_view: bpy.props.FloatProperty(  # type: ignore[valid-type]
+        name="Field of View",
+        description=(
+            "Angle along the long side of the video. Spreads the mesh and the lenses of both "
+            "cameras together, and the takes that follow; depth stays as it is"
+        ),
+        subtype="ANGLE",
+        min=field_of_view.MIN_RAD,
+        max=field_of_view.MAX_RAD,
+        default=math.radians(60.0),
+        options=set(),
+        update=_apply_field_of_view,
     )
     radius: bpy.props.FloatProperty(  # type: ignore[valid-type]
         name="Pivot Distance",

@@ -12,7 +12,7 @@ import msgspec
 from . import compat
 from ._vendor.errors import InputError
 from ._vendor.protocol.documents import TakeDocument
-from .scene_import import stored_path
+from .scene_files import stored_path
 
 DOCUMENT_NAME = "take.json"
 #: Custom properties of the shot's strip: the text of `take.json`, and the take's folder.

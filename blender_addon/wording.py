@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Progress in words, the same in every place that shows it."""
 
+import bpy
+
 from ._vendor.client import JobPhase, RemoteJob
 from .jobs import Job, Stage
 
@@ -64,3 +66,11 @@ def wrapped(text: str, width: int = 36) -> list[str]:
                 line = f"{line} {word}".strip()
         lines.append(line)
     return lines
+
+
+def draw_text(layout: bpy.types.UILayout, text: str, icon: str = "NONE") -> None:
+    """Draw a text over several lines, the icon before the first; nothing if it is empty."""
+    if text:
+        column = layout.column(align=True)
+        for index, line in enumerate(wrapped(text)):
+            column.label(text=line, icon="NONE" if index else icon)

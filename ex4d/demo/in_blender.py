@@ -39,6 +39,7 @@ def main() -> None:
             clip=plan["clip"],
             depth=plan["depth"],
             depth_kind=plan["depth_kind"],
+            lens="PIXELS",
             focal_px=plan["focal_px"],
             title=plan["title"],
         )

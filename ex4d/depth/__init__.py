@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from ex4d.diffusion.warm import WarmModels
     from ex4d.task import Task
+    from ex4d.weights.files import PublishedModel
 
 #: What an estimator's numbers are. `affine_disparity`: inverse depth up to scale and shift, larger
 #: is nearer. `depth`: z-depth up to scale. `metric_depth`: z-depth in metres.
@@ -122,18 +123,15 @@ def create_estimator(
     model = models[name]
     folder = folder or models_folder()
     check_research_licence(model, is_accepted=accepts_research_licence)
-    model.require(folder)
+    _check_available(model, folder)
     if model is DEPTHCRAFTER:
-        _check_packages("torch", "diffusers", "transformers")
         from .depthcrafter.estimator import DepthCrafter
 
         return DepthCrafter(folder, warm or WarmModels(idle_s=0))
     if model is DEPTH_ANYTHING:
-        _check_packages("torch", "transformers")
         from .depth_anything import DepthAnything
 
         return DepthAnything(folder)
-    _check_packages("torch")
     from .video_depth_anything.estimator import VideoDepthAnything
 
     return VideoDepthAnything(model, folder)
@@ -151,6 +149,30 @@ def check_estimator(name: str, folder: Path) -> str:
     # Looking at the files is no use that their licence is about.
     estimator = create_estimator(name, accepts_research_licence=True, folder=folder)
     return estimator.check_files()
+
+
+def why_unavailable(model: PublishedModel) -> str:
+    """Why an estimator cannot work on this machine and what to do; empty where it can.
+
+    Loads no torch, and does not look into the files.
+    """
+    from ex4d.weights.files import models_folder
+
+    try:
+        _check_available(model, models_folder())
+    except InputError as error:
+        return error.message
+    return ""
+
+
+def _check_available(model: PublishedModel, folder: Path) -> None:
+    model.require(folder)
+    if model is DEPTHCRAFTER:
+        _check_packages("torch", "diffusers", "transformers")
+    elif model is DEPTH_ANYTHING:
+        _check_packages("torch", "transformers")
+    else:
+        _check_packages("torch")
 
 
 def _check_packages(*packages: str) -> None:

@@ -33,9 +33,11 @@ from .documents import (
 
 #: Raised when old peers can no longer understand new ones; minor: optional additions only.
 PROTOCOL_MAJOR = 1
-PROTOCOL_MINOR = 1
+PROTOCOL_MINOR = 2
 #: The first minor version whose clients know `JobPreview`.
 PREVIEW_MINOR = 1
+#: The first minor version whose clients know `Welcome.estimators`.
+ESTIMATORS_MINOR = 2
 
 MAX_HEADER_BYTES = 4 << 20
 MAX_CHUNK_BYTES = 1 << 20
@@ -84,7 +86,19 @@ class EngineInfo(_Message, frozen=True, kw_only=True, tag="engine_info"):
     licence: ShortText
 
 
-class Welcome(_Message, frozen=True, kw_only=True, tag="welcome"):
+class EstimatorInfo(_Message, frozen=True, kw_only=True, tag="estimator_info"):
+    """A depth estimator that the server offers, or why it cannot."""
+
+    name: ShortText
+    available: bool
+    #: Why it is not available and what to do; empty where it is.
+    reason: LongText
+    licence: ShortText
+    #: Whether the licence forbids production: jobs must accept it.
+    for_research_only: bool
+
+
+class Welcome(_Message, frozen=True, kw_only=True, omit_defaults=True, tag="welcome"):
     """The server's answer to `Hello`."""
 
     in_reply_to: Id
@@ -96,6 +110,8 @@ class Welcome(_Message, frozen=True, kw_only=True, tag="welcome"):
     engines: Annotated[tuple[EngineInfo, ...], Meta(max_length=64)]
     #: Bytes that this user may still store.
     quota_left_bytes: ByteCount
+    #: What estimates depth where no file gives it, for clients from `ESTIMATORS_MINOR` on.
+    estimators: Annotated[tuple[EstimatorInfo, ...], Meta(max_length=64)] = ()
 
 
 class Pair(_Message, frozen=True, kw_only=True, tag="pair"):

@@ -15,6 +15,7 @@ from ex4d import __version__
 from ex4d.errors import Ex4dError, InputError, ProtocolError
 from ex4d.protocol import codec
 from ex4d.protocol.messages import (
+    ESTIMATORS_MINOR,
     FINAL_STATES,
     MESSAGES_WITH_BYTES,
     PREVIEW_MINOR,
@@ -221,6 +222,7 @@ class Front:
             knows_previews=message.protocol_minor >= PREVIEW_MINOR,
         )
         self._sessions.add(session)
+        knows_estimators = message.protocol_minor >= ESTIMATORS_MINOR
         _log.info("hello", user=user, app_version=message.app_version)
         session.send(
             Welcome(
@@ -232,6 +234,7 @@ class Front:
                 limits=limits,
                 engines=self._scheduler.engines,
                 quota_left_bytes=self._blobs.left_bytes(user),
+                estimators=self._scheduler.estimators if knows_estimators else (),
             )
         )
 

@@ -22,6 +22,7 @@ from ex4d.protocol.documents import FileRef
 from ex4d.protocol.messages import (
     MAX_FILES_PER_MESSAGE,
     EngineInfo,
+    EstimatorInfo,
     JobEvent,
     JobPreview,
     JobRequest,
@@ -108,6 +109,11 @@ class Scheduler:
     def engines(self) -> tuple[EngineInfo, ...]:
         """What jobs may ask for."""
         return self._executor.engines
+
+    @property
+    def estimators(self) -> tuple[EstimatorInfo, ...]:
+        """What estimates depth for jobs without a depth file, now."""
+        return self._executor.estimators
 
     def start(self) -> None:
         """Start the executor and go on with what the last server left."""

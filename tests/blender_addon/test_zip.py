@@ -3,6 +3,7 @@
 EX4D_EXECUTABLE names the `ex4d` program of an environment of its own, as on a user's computer.
 """
 
+import json
 import os
 import subprocess
 import sys
@@ -131,8 +132,20 @@ def test_video_becomes_a_scene_and_a_take(addon, local_server, clip, tmp_path):
     strips = addon("compat").strips_of(bpy.context.scene.sequence_editor)
     assert len(strips) == 3, "the shot, its colour and its mask"
 
+    # Mesh and camera spread together: from the source view the server must see the same picture.
+    shot.ex4d_shot.field_of_view = 1.8
+    assert bpy.ops.ex4d.generate() == {"FINISHED"}
+    (changed,) = set((tmp_path / "ex4d_takes").iterdir()) - {take_folder}
+    poses = [
+        json.loads((folder / "take.json").read_text())["trajectory"]["poses"][0]
+        for folder in (take_folder, changed)
+    ]
+    assert poses[1]["fx_px"] < 0.6 * poses[0]["fx_px"]
+    pictures = [(folder / "color" / "0001.png").read_bytes() for folder in (take_folder, changed)]
+    assert pictures[0] == pictures[1]
+
     jobs = list(addon("runtime").get().jobs)
-    assert [job.stage.value for job in jobs] == ["done", "done"]
+    assert [job.stage.value for job in jobs] == ["done", "done", "done"]
     bpy.ops.wm.save_mainfile()
     assert not list((addon("paths").private_folder() / "jobs").glob("*.json"))
 

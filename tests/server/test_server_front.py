@@ -17,6 +17,7 @@ from server_users import add_user
 
 from ex4d.protocol import codec
 from ex4d.protocol.messages import (
+    ESTIMATORS_MINOR,
     BlobFetch,
     BlobOffer,
     BlobWant,
@@ -46,6 +47,16 @@ def test_welcome_says_versions_and_limits(server: ServerProcess, connect: Connec
     assert welcome.limits.max_chunk_bytes == 8192, "the client's was smaller"
     assert welcome.limits.window_bytes == 16 << 20, "the server's was smaller"
     assert [engine.name for engine in welcome.engines] == ["preview"]
+
+
+def test_clients_that_know_of_estimators_hear_of_them(
+    server: ServerProcess, connect: Connect
+) -> None:
+    client = connect(server, add_user(server)[1])
+    assert client.hello(protocol_minor=ESTIMATORS_MINOR - 1).estimators == ()
+    (estimator,) = client.hello(protocol_minor=ESTIMATORS_MINOR).estimators
+    assert not estimator.available
+    assert "pretends" in estimator.reason
 
 
 def test_other_major_version_is_told_so(server: ServerProcess, connect: Connect) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Protocol
 from msgspec import Meta, Struct
 
 from ex4d.protocol.documents import MAX_SIDE_PX, FrameCount
-from ex4d.protocol.messages import MAX_CHUNK_BYTES, EngineInfo, JobRequest
+from ex4d.protocol.messages import MAX_CHUNK_BYTES, EngineInfo, EstimatorInfo, JobRequest
 from ex4d.task import Progress
 
 
@@ -60,6 +60,11 @@ class Executor(Protocol):
     @property
     def engines(self) -> tuple[EngineInfo, ...]:
         """What jobs may ask for, now."""
+        ...
+
+    @property
+    def estimators(self) -> tuple[EstimatorInfo, ...]:
+        """What estimates depth for jobs without a depth file, now."""
         ...
 
     def start(self) -> None:

@@ -16,7 +16,7 @@ import msgspec
 from ex4d import __version__
 from ex4d.errors import CancelledError, InputError
 from ex4d.protocol.documents import FrameRate, TakeDocument, UsedPart
-from ex4d.protocol.messages import EngineInfo, GenerateJob, ReconstructJob, RenderJob
+from ex4d.protocol.messages import EngineInfo, EstimatorInfo, GenerateJob, ReconstructJob, RenderJob
 from ex4d.task import Progress
 from ex4d_server.config import FakeOptions
 from ex4d_server.executors import Preview, Work, WorkerLostError
@@ -37,6 +37,15 @@ class FakeExecutor:
     name = "fake"
     slots = 1
     engines = (EngineInfo(name="preview", available=True, reason="", licence=_LICENCE),)
+    estimators = (
+        EstimatorInfo(
+            name="video-depth-anything",
+            available=False,
+            reason="This server only pretends to work; choose a depth file, or another server.",
+            licence=_LICENCE,
+            for_research_only=False,
+        ),
+    )
 
     def __init__(self, options: FakeOptions) -> None:
         self._options = options

@@ -10,7 +10,7 @@ import msgspec
 import structlog
 
 from ex4d.errors import CancelledError, InputError
-from ex4d.protocol.messages import EngineInfo
+from ex4d.protocol.messages import EngineInfo, EstimatorInfo
 from ex4d.task import Progress
 from ex4d_server.config import ServerConfig
 from ex4d_server.executors import Preview, Work, WorkerLostError
@@ -72,6 +72,26 @@ class LocalExecutor:
             EngineInfo(name="preview", available=True, reason="", licence="Apache-2.0"),
             EngineInfo(name="ex4d", available=not reason, reason=reason, licence="Apache-2.0"),
         )
+
+    @property
+    def estimators(self) -> tuple[EstimatorInfo, ...]:
+        """What estimates depth, now: models may have been fetched since the start."""
+        from ex4d.depth import why_unavailable
+        from ex4d.depth.models import DEPTH_MODELS
+
+        infos: list[EstimatorInfo] = []
+        for model in DEPTH_MODELS:
+            reason = why_unavailable(model)
+            infos.append(
+                EstimatorInfo(
+                    name=model.name,
+                    available=not reason,
+                    reason=reason,
+                    licence=model.licence,
+                    for_research_only=model.for_research_only,
+                )
+            )
+        return tuple(infos)
 
     def start(self) -> None:
         """Start the workers, so that the first job does not wait for them."""
