@@ -230,8 +230,14 @@ def take_trajectory(context: bpy.types.Context, shot: bpy.types.Object) -> Traje
     """The camera's path in the size and over the frames that the panel asks for.
 
     Raises:
-        InputError: `take_size`, or if the camera cannot be sampled.
+        InputError: `take_size`, `frame_step`, or if the camera cannot be sampled.
     """
+    if context.scene.frame_step != 1:
+        message = (
+            "expected a frame step of 1, since a take moves at the clip's rate, found "
+            f"{context.scene.frame_step}; set the scene's Step to 1"
+        )
+        raise InputError("frame_step", message)
     chosen = context.scene.ex4d_generate
     width_px, height_px = chosen.size_px(shot.ex4d_shot.width_px, shot.ex4d_shot.height_px)
     first, last = take_frames(context, shot)

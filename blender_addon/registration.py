@@ -5,6 +5,7 @@ from types import ModuleType
 
 from . import (
     camera_moves,
+    lead_in,
     ops_connection,
     ops_jobs,
     panels,
@@ -27,6 +28,7 @@ MODULES: tuple[ModuleType, ...] = (
     preview,
     pump,
     camera_moves,
+    lead_in,
     ops_connection,
     ops_jobs,
     panels,
