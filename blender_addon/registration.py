@@ -7,6 +7,7 @@ from . import (
     camera_moves,
     lead_in,
     ops_connection,
+    ops_coverage,
     ops_jobs,
     panels,
     preferences,
@@ -32,6 +33,7 @@ MODULES: tuple[ModuleType, ...] = (
     ops_connection,
     ops_jobs,
     panels,
+    ops_coverage,
 )
 
 
