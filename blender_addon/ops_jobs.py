@@ -36,13 +36,19 @@ class JobOperator(StartOperator):
 
     def start(self, context: bpy.types.Context) -> Callable[[], None]:
         """Take up the job, named in the file before anything is sent."""
-        job = runtime.get().jobs.add(self.record(context), context.scene.session_uid)
-        scene_jobs.store()
-        return partial(wait_for, job)
+        return partial(wait_for, begin(context, self.record(context)))
 
     def record(self, context: bpy.types.Context) -> JobRecord:
         """What to send and where its results go."""
         raise NotImplementedError
+
+
+def begin(context: bpy.types.Context, record: JobRecord) -> Job:
+    """Take up a job of the present scene, named in the file before anything is sent."""
+    job = runtime.get().jobs.add(record, context.scene.session_uid)
+    scene_jobs.store()
+    pump.wake()
+    return job
 
 
 def wait_for(job: Job) -> None:

@@ -9,6 +9,7 @@ from . import (
     ops_connection,
     ops_coverage,
     ops_jobs,
+    ops_takes,
     panels,
     preferences,
     preview,
@@ -34,6 +35,7 @@ MODULES: tuple[ModuleType, ...] = (
     ops_jobs,
     panels,
     ops_coverage,
+    ops_takes,
 )
 
 
