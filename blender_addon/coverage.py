@@ -24,7 +24,9 @@ from .scene_import import CACHE_FOLDER
 GRID_SIDE = 96
 PICTURE_SIDE_PX = 64
 #: Pairs of a triangle and a pixel that are tested at once: about 2 ms.
-_MAX_PAIRS = 20_000
+_MAX_PAIRS = 6_000
+#: What a slice takes where the clip has 512 x 512 pixels, most of it the reading of a mask.
+SLICE_S = 0.005
 #: How much farther the far end of a marked quad must be to count as a stretched face.
 _STRETCHED = 1.1
 _HEADER = struct.Struct("<12siiffi")
@@ -116,10 +118,17 @@ class CoarseMesh:
         # The inverse of `axes.points_in_shot`.
         return np.stack([points[..., 0], -points[..., 2], points[..., 1]], axis=-1)
 
-    def marked(self, index: int) -> NDArray[np.float64]:
-        """Share of the pixels around each vertex that are marked as unseen: (rows, columns)."""
+    def flags(self, index: int) -> NDArray[np.bool_]:
+        """Which pixels of frame `index` are marked as unseen: (height, width).
+
+        Raises:
+            InputError: `image_invalid` if the file is damaged or gone.
+        """
         path = self.folder / "occluded" / f"{index + 1:04d}.png"
-        flags = pictures.read_pixels(path, self.width_px, self.height_px)[..., 0] > 0.5
+        return pictures.read_pixels(path, self.width_px, self.height_px)[..., 0] > 0.5
+
+    def marked(self, flags: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """Share of the pixels around each vertex that are marked: (rows, columns)."""
         inner = flags[:-1, :-1].astype(np.float32)
         sums = np.add.reduceat(np.add.reduceat(inner, self.rows, axis=0), self.columns, axis=1)
         sizes = np.outer(
@@ -157,7 +166,9 @@ def measure(
     behind: list[int] = []
     count = len(trajectory.poses)
     for index, pose in enumerate(trajectory.poses):
-        marked = mesh.marked(pose.source_time)
+        flags = mesh.flags(pose.source_time)
+        yield index / count
+        marked = mesh.marked(flags)
         yield index / count
         points = mesh.points(pose.source_time)
         if is_behind(points, pose):
@@ -214,18 +225,20 @@ def _draw(
         axis=-1,
     )
     triangles = _triangles(screen).reshape(-1, 3, 3)
-    is_seen = np.repeat(_seen_quads(points, marked).ravel(), 2)
+    yield
     in_front = (_triangles(local[..., 2:]).reshape(-1, 3) > 1e-6).all(axis=1)
+    triangles = triangles[in_front]
+    is_seen = np.repeat(_seen_quads(points, marked).ravel(), 2)[in_front]
     yield
     nearest = np.zeros(width * height)
     seen = np.zeros(width * height, dtype=bool)
-    for chosen, pixels, inverse_depth in _hits(triangles[in_front], width, height):
+    for chosen, pixels, inverse_depth in _hits(triangles, width, height):
         nearer = inverse_depth > nearest[pixels]
         order = np.argsort(inverse_depth[nearer], kind="stable")
         # The last of several values for a pixel stays: the nearest.
         place = pixels[nearer][order]
         nearest[place] = inverse_depth[nearer][order]
-        seen[place] = is_seen[in_front][chosen[nearer][order]]
+        seen[place] = is_seen[chosen[nearer][order]]
         yield
     return float(seen.mean())
 
@@ -261,12 +274,13 @@ def _hits(
         height: Of the picture.
 
     Yields:
-        Index of a triangle, index of a pixel and inverse of depth, one each per hit.
+        Index of a triangle, index of a pixel and inverse of depth, one each per hit; may be none.
     """
     sides = np.array([width, height])
     corners = triangles[..., :2]
     first = np.clip(np.ceil(corners.min(axis=1) - 0.5), 0, sides).astype(np.int64)
     end = np.clip(np.floor(corners.max(axis=1) - 0.5) + 1, 0, sides).astype(np.int64)
+    yield (np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))
     spans = np.maximum(end - first, 0)
     counts = spans[:, 0] * spans[:, 1]
     kept = np.flatnonzero(counts)

@@ -13,6 +13,7 @@ from bpy.app.handlers import persistent
 
 from . import coverage_result, imports, preferences, preview, runtime, scene_jobs
 from ._vendor.client import ConnectionState
+from .coverage import SLICE_S
 from .redraw import redraw_views
 from .runtime import Runtime
 
@@ -47,7 +48,8 @@ def tick() -> float | None:
         if changed:
             scene_jobs.store()
         current.previews.advance(current.jobs)
-        while is_measuring(current) and time.perf_counter() < deadline_s:
+        # Nobody waits for it as for a transfer: a slice must fit into what is left.
+        while is_measuring(current) and time.perf_counter() < deadline_s - SLICE_S:
             coverage_result.advance(current.coverage)
             changed = True
     if changed:
