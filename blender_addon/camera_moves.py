@@ -268,7 +268,9 @@ class EX4D_OT_add_move(bpy.types.Operator):
     bl_label = "Add Camera Move"
     bl_options = {"REGISTER", "UNDO"}
 
-    move: bpy.props.EnumProperty(name="Move", items=MOVE_ITEMS, default="orbit_right")  # type: ignore[valid-type]
+    move: bpy.props.EnumProperty(
+        name="Move", description="Where the camera goes", items=MOVE_ITEMS, default="orbit_right"
+    )  # type: ignore[valid-type]
     strength: bpy.props.FloatProperty(  # type: ignore[valid-type]
         name="Strength",
         description="How far the move goes; 1 is its usual amount, the only one of EX-4D's own",
@@ -279,6 +281,7 @@ class EX4D_OT_add_move(bpy.types.Operator):
     )
     start: bpy.props.EnumProperty(  # type: ignore[valid-type]
         name="Start",
+        description="Where the move begins",
         items=(
             ("SHOT", "Start of Shot", "The clip's first frame"),
             ("PLAYHEAD", "Current Frame", "Where the playhead stands"),

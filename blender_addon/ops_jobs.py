@@ -79,15 +79,33 @@ class EX4D_OT_import_video(JobOperator):
     # No UNDO: the import itself, which comes later, makes the undo step.
     bl_options = {"REGISTER"}
 
-    clip: bpy.props.StringProperty(name="Video", subtype="FILE_PATH")
-    depth: bpy.props.StringProperty(name="Depth", subtype="FILE_PATH")
-    depth_kind: bpy.props.EnumProperty(name="Holds", items=settings.DEPTH_KINDS)
-    title: bpy.props.StringProperty(name="Name", maxlen=64)
-    first_frame: bpy.props.IntProperty(name="First Frame", min=0, max=10_000_000)
+    clip: bpy.props.StringProperty(
+        name="Video", description="The video, or any image of a sequence", subtype="FILE_PATH"
+    )
+    depth: bpy.props.StringProperty(
+        name="Depth", description="Depth of every frame of the video", subtype="FILE_PATH"
+    )
+    depth_kind: bpy.props.EnumProperty(
+        name="Holds",
+        description="What the numbers in the depth file mean",
+        items=settings.DEPTH_KINDS,
+    )
+    title: bpy.props.StringProperty(
+        name="Name", description="Name of the scene; empty: the video's", maxlen=64
+    )
+    first_frame: bpy.props.IntProperty(
+        name="First Frame", description="Counted from 0 in the video", min=0, max=10_000_000
+    )
     frame_count: bpy.props.IntProperty(
         name="Frames", description="0: all to the end", min=0, max=4096
     )
-    stride: bpy.props.IntProperty(name="Step", min=1, max=1000, default=1)
+    stride: bpy.props.IntProperty(
+        name="Step",
+        description="Take only every nth frame of the video",
+        min=1,
+        max=1000,
+        default=1,
+    )
     focal_px: bpy.props.FloatProperty(
         name="Focal Length",
         description="In pixels of the video; 0: a field of view of 60 degrees on the long side",
@@ -155,7 +173,9 @@ class EX4D_OT_import_scene(StartOperator):
     # No UNDO: the undo step is made when the last part is in.
     bl_options = {"REGISTER"}
 
-    directory: bpy.props.StringProperty(name="Folder", subtype="DIR_PATH")
+    directory: bpy.props.StringProperty(
+        name="Folder", description="The scene's folder, with scene.json", subtype="DIR_PATH"
+    )
     filter_folder: bpy.props.BoolProperty(default=True, options={"HIDDEN"})
     proxy_step: bpy.props.IntProperty(
         name="Proxy",
