@@ -11,6 +11,8 @@ MARKER = "EX-4D: "
 #: More than this is called mostly unseen.
 MOSTLY = 0.5
 _MAX_MARKERS = 3
+#: Of the progress bar.
+_SHOWN_STEPS = 20
 
 
 def write_result(scene: bpy.types.Scene, shot: bpy.types.Object, found: coverage.Coverage) -> None:
@@ -48,9 +50,14 @@ def worst_indices(unseen: tuple[float, ...]) -> list[int]:
 
 
 def advance(check: coverage.CoverageCheck | None) -> bool:
-    """Do one slice of a measurement; true if it is over now, and written where it belongs."""
+    """Do one slice of a measurement, and write it where it belongs when it is over.
+
+    Returns:
+        Whether there is something new to draw: drawing takes longer than a slice.
+    """
     if check is None or check.is_over:
         return False
+    shown = int(check.fraction * _SHOWN_STEPS)
     check.step()
     if check.result is not None:
         scene = scene_jobs.find_scene(check.scene_uid)
@@ -58,4 +65,4 @@ def advance(check: coverage.CoverageCheck | None) -> bool:
         if scene is not None and shot is not None:
             write_result(scene, shot, check.result)
             bpy.ops.ed.undo_push(message="Check Coverage")
-    return check.is_over
+    return check.is_over or int(check.fraction * _SHOWN_STEPS) != shown

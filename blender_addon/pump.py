@@ -50,8 +50,7 @@ def tick() -> float | None:
         current.previews.advance(current.jobs)
         # Nobody waits for it as for a transfer: a slice must fit into what is left.
         while is_measuring(current) and time.perf_counter() < deadline_s - SLICE_S:
-            coverage_result.advance(current.coverage)
-            changed = True
+            changed = coverage_result.advance(current.coverage) or changed
     if changed:
         redraw()
     return _pause_s(current)

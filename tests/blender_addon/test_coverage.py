@@ -89,18 +89,24 @@ def test_result_is_a_curve_and_markers_and_goes_stale(addon, shot):
     assert current_result(bpy.context, shot) is None
 
 
-def test_pump_measures_in_slices(addon, shot):
+def test_pump_measures_in_slices_and_draws_less_often(addon, shot, monkeypatch):
     import bpy
 
+    draws, ticks = [], 0
+    monkeypatch.setattr(addon("pump"), "redraw", lambda: draws.append(1))
+    monkeypatch.setattr(addon("coverage"), "_MAX_PAIRS", 100)
     bpy.ops.ex4d.check_coverage(wait=False)
     current = addon("runtime").get()
     assert current.coverage.result is None
-    for _ in range(200):
+    draws.clear()
+    for _ in range(2000):
+        ticks += 1
         pause_s = addon("pump").tick()
         if current.coverage.is_over:
             break
         assert pause_s == addon("pump").BUSY_S
     assert len(current.coverage.result.unseen) == 5
+    assert 5 <= len(draws) <= min(21, ticks)
     assert addon("pump").tick() is None, "nothing is left to do"
 
 
