@@ -61,7 +61,7 @@ def write_move(
     """
     properties = shot.ex4d_shot
     camera, source = properties.camera, properties.source_camera
-    _check_camera(shot, camera, source)
+    check_camera(shot, camera, source)
     amount = moves.find(name).default_amount * strength
     poses = [
         moves.pose(name, index, frame_count, properties.radius, amount)
@@ -70,18 +70,43 @@ def write_move(
     # The rest pose may have been moved away by hand: the move is relative to the source camera.
     parent_inverse = camera.matrix_parent_inverse.inverted()
     path = [parent_inverse @ axes.camera_in_shot(_cam_to_world(pose)) for pose in poses]
-    key_count = _write_channels(_transform_channels(camera, path, properties.radius), frame_start)
-    scales = np.array([pose.focal_scale for pose in poses])
-    if np.ptp(scales) > 0:
-        lens_mm = source.data.lens * scales[:, None]
-        tolerance = np.array([TOLERANCE * source.data.lens])
-        _write_channels(Channels(camera.data, (("lens", 0),), lens_mm, tolerance), frame_start)
+    lenses_mm = [source.data.lens * pose.focal_scale for pose in poses]
+    return write_path(shot, path, frame_start, lenses_mm)
+
+
+def write_path(
+    shot: bpy.types.Object, path: list[Matrix], frame_start: int, lenses_mm: list[float]
+) -> int:
+    """Key the shot's camera along a path, its lens only where that changes.
+
+    Args:
+        shot: The shot's object.
+        path: The camera's own transform, 4x4, at each of consecutive frames.
+        frame_start: Frame of the first.
+        lenses_mm: Focal length at each.
+
+    Returns:
+        Number of keys of the camera's place and rotation.
+    """
+    camera = shot.ex4d_shot.camera
+    key_count = _write_channels(
+        _transform_channels(camera, path, shot.ex4d_shot.radius), frame_start
+    )
+    if np.ptp(lenses_mm) > 0:
+        values = np.array(lenses_mm)[:, None]
+        tolerance = np.array([TOLERANCE * lenses_mm[0]])
+        _write_channels(Channels(camera.data, (("lens", 0),), values, tolerance), frame_start)
     return key_count
 
 
-def _check_camera(
+def check_camera(
     shot: bpy.types.Object, camera: bpy.types.Object | None, source: bpy.types.Object | None
 ) -> None:
+    """Refuse a camera that cannot be keyed relative to its shot.
+
+    Raises:
+        InputError: `camera_missing`, `camera_elsewhere` or `camera_driven`.
+    """
     if camera is None or source is None:
         message = f"expected {shot.name} to have its cameras, found one deleted; import it again"
         raise InputError("camera_missing", message)
@@ -243,7 +268,9 @@ class EX4D_OT_add_move(bpy.types.Operator):
     bl_label = "Add Camera Move"
     bl_options = {"REGISTER", "UNDO"}
 
-    move: bpy.props.EnumProperty(name="Move", items=MOVE_ITEMS, default="orbit_right")  # type: ignore[valid-type]
+    move: bpy.props.EnumProperty(
+        name="Move", description="Where the camera goes", items=MOVE_ITEMS, default="orbit_right"
+    )  # type: ignore[valid-type]
     strength: bpy.props.FloatProperty(  # type: ignore[valid-type]
         name="Strength",
         description="How far the move goes; 1 is its usual amount, the only one of EX-4D's own",
@@ -254,6 +281,7 @@ class EX4D_OT_add_move(bpy.types.Operator):
     )
     start: bpy.props.EnumProperty(  # type: ignore[valid-type]
         name="Start",
+        description="Where the move begins",
         items=(
             ("SHOT", "Start of Shot", "The clip's first frame"),
             ("PLAYHEAD", "Current Frame", "Where the playhead stands"),

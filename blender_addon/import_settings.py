@@ -25,6 +25,7 @@ METRIC_ESTIMATOR: EstimatorName = "video-depth-anything-metric"
 ESTIMATORS = (
     ("video-depth-anything", "Video Depth Anything", "Steady depth without a scale of its own"),
     (METRIC_ESTIMATOR, "Video Depth Anything Metric", "Depth in metres"),
+    ("depth-anything", "Depth Anything", "For single pictures: the depth of a video flickers"),
     ("depthcrafter", "DepthCrafter", "The EX-4D reference's; for research alone"),
 )
 DEPTH_RANGES = (

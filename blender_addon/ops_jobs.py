@@ -35,13 +35,19 @@ class JobOperator(StartOperator):
 
     def start(self, context: bpy.types.Context) -> Callable[[], None]:
         """Take up the job, named in the file before anything is sent."""
-        job = runtime.get().jobs.add(self.record(context), context.scene.session_uid)
-        scene_jobs.store()
-        return partial(wait_for, job)
+        return partial(wait_for, begin(context, self.record(context)))
 
     def record(self, context: bpy.types.Context) -> JobRecord:
         """What to send and where its results go."""
         raise NotImplementedError
+
+
+def begin(context: bpy.types.Context, record: JobRecord) -> Job:
+    """Take up a job of the present scene, named in the file before anything is sent."""
+    job = runtime.get().jobs.add(record, context.scene.session_uid)
+    scene_jobs.store()
+    pump.wake()
+    return job
 
 
 def wait_for(job: Job) -> None:
@@ -119,8 +125,14 @@ def take_trajectory(context: bpy.types.Context, shot: bpy.types.Object) -> Traje
     """The camera's path in the size and over the frames that the panel asks for.
 
     Raises:
-        InputError: `take_size`, or if the camera cannot be sampled.
+        InputError: `take_size`, `frame_step`, or if the camera cannot be sampled.
     """
+    if context.scene.frame_step != 1:
+        message = (
+            "expected a frame step of 1, since a take moves at the clip's rate, found "
+            f"{context.scene.frame_step}; set the scene's Step to 1"
+        )
+        raise InputError("frame_step", message)
     chosen = context.scene.ex4d_generate
     width_px, height_px = chosen.size_px(shot.ex4d_shot.width_px, shot.ex4d_shot.height_px)
     first, last = take_frames(context, shot)

@@ -3,7 +3,7 @@
 
 import bpy
 
-from . import preferences, runtime
+from . import lead_in, preferences, runtime
 from ._vendor import trained
 from ._vendor.errors import InputError
 from .connection import LinkState, Status
@@ -155,7 +155,9 @@ class EX4D_PT_camera(_Sidebar, bpy.types.Panel):
         column.use_property_decorate = False
         column.prop(shot.ex4d_shot, "camera")
         column.prop(shot.ex4d_shot, "radius")
+        layout.operator_menu_enum("ex4d.set_pivot", "origin", icon="PIVOT_CURSOR")
         layout.operator_menu_enum("ex4d.add_move", "move", icon="CAMERA_DATA")
+        layout.operator_menu_enum("ex4d.add_shake", "preset", icon="MOD_NOISE")
 
 
 class EX4D_PT_generate(_Sidebar, bpy.types.Panel):
@@ -189,12 +191,20 @@ class EX4D_PT_generate(_Sidebar, bpy.types.Panel):
             column.prop(settings, "height_px")
         layout.prop(settings, "seed")
         if settings.engine == "ex4d":
+            layout.prop(settings, "length")
             _draw_model(layout, settings)
         layout.prop(settings, "show_preview")
         try:
             draw_text(layout, take_text(context, shot))
         except InputError as error:
             draw_text(layout, error.message, icon="ERROR")
+        if settings.engine == "ex4d" and lead_in.starts_elsewhere(context, shot):
+            draw_text(
+                layout,
+                "The first frame is not the source's view, which the model continues",
+                icon="ERROR",
+            )
+            layout.operator("ex4d.add_lead_in", icon="CON_FOLLOWPATH")
         draw_text(layout, "Sends the camera's path, and the scene where the server lacks it")
         layout.operator("ex4d.generate", icon="RENDER_ANIMATION")
 
@@ -223,8 +233,11 @@ def take_text(context: bpy.types.Context, shot: bpy.types.Object) -> str:
     count = settings.frame_count(wanted)
     width_px, height_px = settings.size_px(clip.width_px, clip.height_px)
     text = f"Frames {first} to {first + count - 1}: {count}, {width_px} x {height_px} px"
-    if count < wanted:
-        text += f"\nThe model makes 4k + 1 frames, at most {trained.MAX_FRAMES}, at once"
+    if count != wanted:
+        text += (
+            f"\nThe range has {wanted} frames; the model makes 4k + 1, at most "
+            f"{trained.MAX_FRAMES}, at once"
+        )
     return text
 
 

@@ -11,8 +11,9 @@ import time
 import bpy
 from bpy.app.handlers import persistent
 
-from . import imports, preferences, preview, runtime, scene_jobs
+from . import coverage_result, imports, preferences, preview, runtime, scene_jobs
 from ._vendor.client import ConnectionState
+from .coverage import SLICE_S
 from .redraw import redraw_views
 from .runtime import Runtime
 
@@ -47,6 +48,9 @@ def tick() -> float | None:
         if changed:
             scene_jobs.store()
         current.previews.advance(current.jobs)
+        # Nobody waits for it as for a transfer: a slice must fit into what is left.
+        while is_measuring(current) and time.perf_counter() < deadline_s - SLICE_S:
+            changed = coverage_result.advance(current.coverage) or changed
     if changed:
         redraw()
     return _pause_s(current)
@@ -70,6 +74,11 @@ def is_running() -> bool:
     return bpy.app.timers.is_registered(_on_timer)
 
 
+def is_measuring(current: Runtime) -> bool:
+    """Whether the coverage of a camera path is being measured."""
+    return current.coverage is not None and not current.coverage.is_over
+
+
 def redraw() -> None:
     """Have the sidebars of the 3D views drawn again."""
     redraw_views("UI")
@@ -77,7 +86,8 @@ def redraw() -> None:
 
 def _pause_s(current: Runtime) -> float | None:
     client = current.connection.client
-    if imports.next_import(current.imports) or current.jobs.is_transferring:
+    is_working = imports.next_import(current.imports) is not None or is_measuring(current)
+    if is_working or current.jobs.is_transferring:
         return BUSY_S
     if current.connection.is_idle:
         return None
@@ -108,6 +118,7 @@ def _on_load(_path: str) -> None:
     current = runtime.peek()
     if current is not None:
         current.imports.clear()
+        current.coverage = None
     if scene_jobs.restore():
         wake()
 

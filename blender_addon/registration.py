@@ -6,10 +6,14 @@ from types import ModuleType
 from . import (
     camera_moves,
     import_settings,
+    lead_in,
     measure,
     ops_connection,
+    ops_coverage,
     ops_import,
     ops_jobs,
+    ops_moves,
+    ops_takes,
     panels,
     preferences,
     preview,
@@ -32,12 +36,16 @@ MODULES: tuple[ModuleType, ...] = (
     preview,
     pump,
     camera_moves,
+    lead_in,
+    ops_moves,
     ops_connection,
     ops_jobs,
     ops_import,
     measure,
     relink,
     panels,
+    ops_coverage,
+    ops_takes,
 )
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from . import paths
 from ._vendor.client import KeyPair
 from .connection import Connection
+from .coverage import CoverageCheck
 from .imports import SceneImport
 from .jobs import JobBoard
 from .preview import PreviewPlayer
@@ -20,6 +21,8 @@ class Runtime:
     #: Scenes on their way into Blender, the first being worked on.
     imports: list[SceneImport] = field(default_factory=list)
     previews: PreviewPlayer = field(default_factory=PreviewPlayer)
+    #: The last measurement of a camera path, under way or over.
+    coverage: CoverageCheck | None = None
 
 
 _runtime: Runtime | None = None

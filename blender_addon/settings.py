@@ -23,7 +23,13 @@ SIZES = (
         "As Trained",
         "The clip's aspect with about as many pixels as the EX-4D model was trained at",
     ),
+    ("SCENE", "As the Scene", "The scene's render size, its percentage included"),
     ("CUSTOM", "Custom", "Any size, framed as Blender would frame it"),
+)
+#: What becomes of a range whose frames are not 4k + 1.
+LENGTHS = (
+    ("SHORTER", "End Earlier", "Leave out the last frames of the range"),
+    ("LONGER", "End Later", "Go on after the range; after its end the video stands still"),
 )
 MODES = (
     ("exact", "Exact", "As the reference computes"),
@@ -61,6 +67,12 @@ class EX4D_PG_generate(bpy.types.PropertyGroup):
         max=4096,
         step=16,
         default=trained.SIDE_PX,
+        options=set(),
+    )
+    length: bpy.props.EnumProperty(
+        name="Length",
+        description="The EX-4D model makes 4k + 1 frames: what becomes of another number",
+        items=LENGTHS,
         options=set(),
     )
     seed: bpy.props.IntProperty(
@@ -153,6 +165,11 @@ class EX4D_PG_generate(bpy.types.PropertyGroup):
             size_px = (clip_width_px, clip_height_px)
         elif self.size == "FITTING":
             size_px = trained.fitting_size_px(clip_width_px, clip_height_px)
+        elif self.size == "SCENE":
+            render = self.id_data.render
+            share = render.resolution_percentage / 100
+            # Blender drops fractions too.
+            size_px = (int(render.resolution_x * share), int(render.resolution_y * share))
         else:
             size_px = (self.width_px, self.height_px)
         if self.engine == "ex4d" and any(side_px % trained.SIDE_STEP_PX for side_px in size_px):
@@ -165,8 +182,12 @@ class EX4D_PG_generate(bpy.types.PropertyGroup):
         return size_px
 
     def frame_count(self, wanted: int) -> int:
-        """How many of so many frames become a take."""
-        return wanted if self.engine == "preview" else trained.fitting_frame_count(wanted)
+        """How many frames a take has where so many are wanted."""
+        if self.engine == "preview":
+            return wanted
+        if self.length == "LONGER":
+            wanted += -(wanted - 1) % trained.FRAME_STEP
+        return trained.fitting_frame_count(wanted)
 
 
 _register_classes, _unregister_classes = bpy.utils.register_classes_factory((EX4D_PG_generate,))

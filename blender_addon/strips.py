@@ -18,6 +18,10 @@ DOCUMENT_NAME = "take.json"
 #: Custom properties of the shot's strip: the text of `take.json`, and the take's folder.
 DOCUMENT_PROPERTY = "ex4d_take"
 FOLDER_PROPERTY = "ex4d_take_folder"
+#: Name of the shot's object.
+SHOT_PROPERTY = "ex4d_take_shot"
+#: Custom property of an image that shows a take behind a camera.
+TAKE_IMAGE = "ex4d_take_image"
 _MAX_DOCUMENT_BYTES = 16 << 20
 #: Of Blender's sequencer.
 _MAX_CHANNEL = 128
@@ -80,6 +84,7 @@ def add_take_strips(
         strip.mute = bool(strips)
         strips.append(strip)
     strips[0][DOCUMENT_PROPERTY] = text
+    strips[0][SHOT_PROPERTY] = shot.name
     strips[0][FOLDER_PROPERTY] = stored_path(take_folder)
     return strips
 

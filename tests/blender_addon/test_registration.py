@@ -76,6 +76,22 @@ def test_every_operator_is_named_and_described(addon):
                 assert prop.name, (name, prop.identifier)
 
 
+def test_every_property_that_is_shown_has_a_tooltip(addon):
+    import bpy
+
+    missing = []
+    groups = [getattr(bpy.types, name) for name in dir(bpy.types) if name.startswith("EX4D_PG_")]
+    operators = [getattr(bpy.ops.ex4d, name).get_rna_type() for name in dir(bpy.ops.ex4d)]
+    for rna in [group.bl_rna for group in groups] + operators:
+        for prop in rna.properties:
+            is_own = prop.identifier not in ("rna_type", "name") and not prop.is_hidden
+            # Without a name of its own a property is shown nowhere.
+            is_named = prop.name not in ("", prop.identifier)
+            if is_own and is_named and not prop.description:
+                missing.append((rna.identifier, prop.identifier))
+    assert missing == []
+
+
 class Layout:
     """Stands in for `UILayout`, which exists only while Blender draws: checks and remembers."""
 

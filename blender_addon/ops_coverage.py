@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Check Coverage: a curve of what the video never saw, markers at the worst frames, warnings."""
+
+import hashlib
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import bpy
+import numpy as np
+
+from . import compat, coverage, coverage_result, lead_in, ops_jobs, runtime
+from ._vendor.errors import InputError
+from .coverage_result import MOSTLY
+from .ops_connection import StartOperator
+from .panels import draw_text
+from .shots import active_shot, take_frames
+
+#: EX-4D was trained on turns of up to this (arXiv 2506.05554).
+TRAINED_ANGLE_RAD = math.pi / 2
+
+
+def path_signature(context: bpy.types.Context, shot: bpy.types.Object) -> str:
+    """Changes with the camera's keys, place, lens, range or size; cheap enough for drawing."""
+    camera, scene = shot.ex4d_shot.camera, context.scene
+    digest = hashlib.blake2b(digest_size=16)
+    animated = set()
+    for owner in (camera, camera.data):
+        for curve in compat.fcurves_of(owner):
+            animated.add((curve.data_path, curve.array_index))
+            points = np.empty(len(curve.keyframe_points) * 2, dtype=np.float32)
+            for name in ("co", "handle_left", "handle_right"):
+                curve.keyframe_points.foreach_get(name, points)
+                digest.update(points.tobytes())
+            modifiers = [(item.type, item.mute, item.influence) for item in curve.modifiers]
+            digest.update(f"{curve.data_path}{curve.array_index}{curve.mute}{modifiers}".encode())
+    fixed = [
+        value
+        for name in ("location", "rotation_euler", "rotation_quaternion")
+        for index, value in enumerate(getattr(camera, name))
+        if (name, index) not in animated
+    ]
+    chosen, clip = scene.ex4d_generate, shot.ex4d_shot
+    size = (chosen.engine, chosen.size, chosen.width_px, chosen.height_px, chosen.length)
+    frames = (scene.frame_start, scene.frame_end, clip.frame_start, clip.frame_count)
+    lens = None if ("lens", 0) in animated else camera.data.lens
+    digest.update(repr((camera.name, fixed, lens, size, frames, clip.folder)).encode())
+    return digest.hexdigest()
+
+
+def path_angle_rad(context: bpy.types.Context, shot: bpy.types.Object) -> float:
+    """The largest angle between the camera's view and the source's, from a few frames' keys.
+
+    Raises:
+        InputError: `range_empty`.
+    """
+    clip = shot.ex4d_shot
+    first, last = take_frames(context, shot)
+    source = lead_in.state_at(clip.source_camera, clip.frame_start).matrix.to_quaternion()
+    angles = []
+    for frame in np.linspace(first, last, 13):
+        rotation = lead_in.state_at(clip.camera, float(frame)).matrix.to_quaternion()
+        forward = (source.inverted() @ rotation).to_matrix()[2][2]
+        angles.append(math.acos(min(1.0, max(-1.0, forward))))
+    return max(angles)
+
+
+def warnings(context: bpy.types.Context, shot: bpy.types.Object) -> list[str]:
+    """What speaks against this camera path, as far as it is known: fast, reads no file."""
+    found = []
+    clip, scene = shot.ex4d_shot, context.scene
+    if clip.camera is None or clip.source_camera is None:
+        return ["The shot's camera was deleted; choose one"]
+    try:
+        _, last = take_frames(context, shot)
+    except InputError:
+        return []
+    if lead_in.is_plain(shot):
+        angle_rad = path_angle_rad(context, shot)
+        if angle_rad > TRAINED_ANGLE_RAD + 1e-3:
+            found.append(f"Turns {math.degrees(angle_rad):.0f} degrees; trained for up to 90")
+    others = {
+        marker.camera.name
+        for marker in scene.timeline_markers
+        if marker.camera not in (None, clip.camera) and marker.frame <= last
+    }
+    if others:
+        found.append(
+            f"Markers switch to {', '.join(sorted(others))}; a take has no cuts and is made with "
+            f"{clip.camera.name} alone"
+        )
+    result = current_result(context, shot)
+    if result is not None:
+        if result.behind:
+            found.append(
+                f"The camera is inside the mesh in {len(result.behind)} frames, first at "
+                f"{result.behind[0]}"
+            )
+        mostly = sum(share > MOSTLY for share in result.unseen)
+        if mostly:
+            found.append(
+                f"{mostly} of {len(result.unseen)} frames are mostly unseen, most at "
+                f"{result.worst_frame}"
+            )
+    return found
+
+
+def current_result(context: bpy.types.Context, shot: bpy.types.Object) -> coverage.Coverage | None:
+    """The last measurement, if the path is still the one that was measured."""
+    current = runtime.peek()
+    check = None if current is None else current.coverage
+    if check is None or check.result is None or check.shot_uid != shot.session_uid:
+        return None
+    return check.result if check.result.signature == path_signature(context, shot) else None
+
+
+class EX4D_OT_check_coverage(StartOperator):
+    """Measure how much of each frame the video never saw, and mark the worst frames"""
+
+    bl_idname = "ex4d.check_coverage"
+    bl_label = "Check Coverage"
+    # No UNDO: writing the curve, which comes later, makes the undo step.
+    bl_options = {"REGISTER"}
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        """Only with a shot."""
+        if active_shot(context) is None:
+            cls.poll_message_set("Import a video or a scene first")
+            return False
+        return True
+
+    def start(self, context: bpy.types.Context) -> Callable[[], None]:
+        """Sample the path and begin; a check that is under way is dropped."""
+        shot = active_shot(context)
+        if shot is None:
+            raise InputError("no_shot", "expected a shot, found none; import a video first")
+        trajectory = ops_jobs.take_trajectory(context, shot)
+        files = ops_jobs.scene_files(Path(shot.ex4d_shot.folder))
+        first, _ = take_frames(context, shot)
+        check = coverage.CoverageCheck(
+            context.scene.session_uid,
+            shot.session_uid,
+            coverage.measure(
+                coverage.mesh_of(shot),
+                trajectory,
+                first,
+                [Path(path) for path in files.values()],
+                path_signature(context, shot),
+            ),
+        )
+        runtime.get().coverage = check
+        return lambda: _finish(check)
+
+
+def _finish(check: coverage.CoverageCheck) -> None:
+    while not check.is_over:
+        coverage_result.advance(check)
+    if check.error is not None:
+        raise check.error
+
+
+class EX4D_PT_coverage(bpy.types.Panel):
+    """What is known of the path before anything is sent."""
+
+    bl_label = "Before Generate"
+    bl_idname = "EX4D_PT_coverage"
+    bl_space_type = "VIEW_3D"
+    bl_region_type = "UI"
+    bl_category = "EX-4D"
+    bl_parent_id = "EX4D_PT_generate"
+
+    def draw(self, context: bpy.types.Context) -> None:
+        """Draw warnings, the measurement or how far it is."""
+        shot = active_shot(context)
+        if shot is None:
+            return
+        layout = self.layout
+        for text in warnings(context, shot):
+            draw_text(layout, text, icon="ERROR")
+        current = runtime.peek()
+        check = None if current is None else current.coverage
+        if check is not None and check.shot_uid == shot.session_uid:
+            self._draw_check(context, shot, check)
+        layout.operator("ex4d.check_coverage", icon="HIDE_OFF")
+
+    def _draw_check(self, context, shot, check: coverage.CoverageCheck) -> None:
+        layout = self.layout
+        if check.error is not None:
+            draw_text(layout, check.error.message, icon="ERROR")
+        elif check.result is None:
+            layout.progress(factor=check.fraction, text="Measuring")
+        elif current_result(context, shot) is None:
+            layout.label(text="The path has changed since it was checked", icon="INFO")
+        else:
+            found = check.result
+            layout.label(
+                text=f"Unseen: {np.mean(found.unseen):.0%} on average, "
+                f"{max(found.unseen):.0%} at {found.worst_frame}"
+            )
+            layout.label(text=f"Scene to upload, once: {found.upload_bytes / 1e6:.1f} MB")
+            if not lead_in.is_plain(shot):
+                draw_text(layout, "The camera is rigged: check again when the rig has changed")
+
+
+register, unregister = bpy.utils.register_classes_factory(
+    (EX4D_OT_check_coverage, EX4D_PT_coverage)
+)

@@ -1,0 +1,379 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The takes of a shot: listed from their strips, compared, made again, put behind the camera.
+
+A take is its strip: what the list shows is read from there, so that undo, copies and deleted strips
+need no second book-keeping.
+"""
+
+# Blender 4.5 renamed the classes of strips, so that annotations must not be evaluated.
+from __future__ import annotations
+
+import uuid
+from pathlib import Path
+
+import bpy
+import msgspec
+
+from . import compat, ops_jobs, paths, preferences, runtime, strips
+from ._vendor.errors import InputError
+from ._vendor.protocol.documents import EngineSettings, Ex4dSettings, TakeDocument
+from ._vendor.protocol.messages import GenerateJob
+from .jobs import JobRecord, server_id
+from .ops_connection import OperatorBase
+from .shots import active_shot
+
+_SUBFOLDERS = ("frames", "color", "mask")
+
+
+class _Summary(msgspec.Struct):
+    """What a row shows of `take.json`; the rest is skipped, since rows are drawn often."""
+
+    settings: EngineSettings
+    frame_count: int
+
+
+def takes_of(scene: bpy.types.Scene, shot: bpy.types.Object) -> list[bpy.types.Strip]:
+    """The strips of a shot's takes, the oldest first as far as Blender keeps their order."""
+    if scene.sequence_editor is None:
+        return []
+    return [strip for strip in compat.strips_of(scene.sequence_editor) if _is_take(strip, shot)]
+
+
+def _is_take(strip: bpy.types.Strip, shot: bpy.types.Object) -> bool:
+    if strips.DOCUMENT_PROPERTY not in strip:
+        return False
+    # Takes of older versions do not say whose they are, but are named after it.
+    owner = strip.get(strips.SHOT_PROPERTY)
+    return owner == shot.name or (owner is None and strip.name.startswith(f"{shot.name} "))
+
+
+def describe(strip: bpy.types.Strip) -> str:
+    """Engine, seed and settings of a take in a line."""
+    try:
+        summary = msgspec.json.decode(str(strip[strips.DOCUMENT_PROPERTY]), type=_Summary)
+    except msgspec.DecodeError:
+        return "damaged"
+    chosen = summary.settings
+    text = f"seed {chosen.seed}, {summary.frame_count} frames"
+    if isinstance(chosen, Ex4dSettings):
+        text = f"{chosen.mode}, {chosen.steps} steps, {text}"
+    return text
+
+
+def chosen_take(context: bpy.types.Context) -> bpy.types.Strip | None:
+    """The take that is chosen in the list."""
+    shot, editor = active_shot(context), context.scene.sequence_editor
+    if shot is None or editor is None:
+        return None
+    found = compat.strips_of(editor)
+    index = context.scene.ex4d_take_index
+    if 0 <= index < len(found) and _is_take(found[index], shot):
+        return found[index]
+    takes = takes_of(context.scene, shot)
+    return takes[-1] if takes else None
+
+
+class EX4D_UL_takes(bpy.types.UIList):
+    """The strips that are takes of the shot."""
+
+    bl_idname = "EX4D_UL_takes"
+
+    def draw_item(self, _context, layout, _data, item, _icon, _active_data, _active_name):
+        """Draw a take: its name, how it was made, whether it is shown."""
+        row = layout.row()
+        row.label(text=item.name, icon="SEQUENCE")
+        row.label(text=describe(item))
+        row.label(text="", icon="HIDE_ON" if item.mute else "HIDE_OFF")
+
+    def filter_items(self, context, data, name):
+        """Leave out what is no take of the shot."""
+        shot = active_shot(context)
+        flags = [
+            self.bitflag_filter_item if shot is not None and _is_take(strip, shot) else 0
+            for strip in getattr(data, name)
+        ]
+        return flags, []
+
+
+class _OnTake(OperatorBase):
+    """What operators on the chosen take share."""
+
+    strip: bpy.props.StringProperty(
+        name="Strip",
+        description="Name of the take's strip; empty: the one chosen in the list",
+        options={"SKIP_SAVE"},
+    )
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        """Only with a take."""
+        if chosen_take(context) is None:
+            cls.poll_message_set("The shot has no take yet")
+            return False
+        return True
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        """Do it, or report why not."""
+        return self.reported(lambda: self.work(context, self._take(context)))
+
+    def work(self, context: bpy.types.Context, strip: bpy.types.Strip) -> None:
+        """What it is about."""
+        raise NotImplementedError
+
+    def _take(self, context: bpy.types.Context) -> bpy.types.Strip:
+        strip = chosen_take(context)
+        if self.strip:
+            strip = compat.strips_of(context.scene.sequence_editor).get(self.strip)
+        if strip is None or strips.DOCUMENT_PROPERTY not in strip:
+            message = f"expected the strip of a take, found none named {self.strip!r}; choose one"
+            raise InputError("take_missing", message)
+        return strip
+
+
+def _document(strip: bpy.types.Strip) -> TakeDocument:
+    document = strips.take_of_strip(strip)
+    if document is None:
+        raise InputError("take_missing", f"expected a take, found {strip.name}; choose one")
+    return document
+
+
+class EX4D_OT_use_take_settings(_OnTake):
+    """Set engine, seed, size and all other settings to those of the take"""
+
+    bl_idname = "ex4d.use_take_settings"
+    bl_label = "Use Settings"
+    bl_options = {"REGISTER", "UNDO"}
+
+    def work(self, context: bpy.types.Context, strip: bpy.types.Strip) -> None:
+        """Copy them to the panel."""
+        document = _document(strip)
+        chosen, panel = document.settings, context.scene.ex4d_generate
+        panel.engine = chosen.__struct_config__.tag
+        panel.seed = chosen.seed
+        panel.size = "CUSTOM"
+        panel.width_px, panel.height_px = document.width_px, document.height_px
+        if isinstance(chosen, Ex4dSettings):
+            for name in ("mode", "steps", "guidance", "prompt", "negative_prompt"):
+                setattr(panel, name, getattr(chosen, name))
+            panel.loras = ", ".join(chosen.loras)
+
+
+class EX4D_OT_generate_again(_OnTake):
+    """Send the take's own camera path and settings again: a new take beside it, never over it"""
+
+    bl_idname = "ex4d.generate_again"
+    bl_label = "Generate Again"
+    # No UNDO: adding the strips, which comes later, makes the undo step.
+    bl_options = {"REGISTER"}
+
+    new_seed: bpy.props.BoolProperty(
+        name="New Seed",
+        description="With the next seed, for a variation; the same seed makes the same take",
+        default=True,
+    )
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        """Only with a take and a session."""
+        return super().poll(context) and ops_jobs.JobOperator.poll.__func__(cls, context)
+
+    def work(self, context: bpy.types.Context, strip: bpy.types.Strip) -> None:
+        """Queue the job."""
+        shot = active_shot(context)
+        if shot is None:
+            raise InputError("no_shot", "expected a shot, found none; import a video first")
+        document = _document(strip)
+        settings = document.settings
+        if self.new_seed:
+            settings = msgspec.structs.replace(settings, seed=settings.seed + 1)
+        request_id, title = uuid.uuid4().hex, f"{shot.name} take"
+        record = JobRecord(
+            request_id=request_id,
+            server=server_id(runtime.get().connection),
+            title=title,
+            request=GenerateJob(scene=(), trajectory=document.trajectory, settings=settings),
+            sources=ops_jobs.scene_files(Path(bpy.path.abspath(shot.ex4d_shot.folder))),
+            folder=str(
+                paths.results_folder("takes", title, request_id, preferences.get(context).cache)
+            ),
+            shot_name=shot.name,
+        )
+        ops_jobs.begin(context, record)
+
+
+class EX4D_OT_next_take(_OnTake):
+    """Show the next take of the shot and hide the others: A, B and so on in turn"""
+
+    bl_idname = "ex4d.next_take"
+    bl_label = "Next Take"
+    bl_options = {"REGISTER", "UNDO"}
+
+    def work(self, context: bpy.types.Context, strip: bpy.types.Strip) -> None:
+        """Mute all but the next; with a name given, all but that one."""
+        shot = active_shot(context)
+        takes = takes_of(context.scene, shot)
+        if not self.strip:
+            shown = [place for place, take in enumerate(takes) if not take.mute]
+            strip = takes[(shown[-1] + 1) % len(takes)] if shown else takes[0]
+        for take in takes:
+            take.mute = take != strip
+        found = compat.strips_of(context.scene.sequence_editor)
+        context.scene.ex4d_take_index = found.find(strip.name)
+
+
+class EX4D_OT_take_background(_OnTake):
+    """Show the take behind the shot's camera, to place objects over it"""
+
+    bl_idname = "ex4d.take_background"
+    bl_label = "Set as Camera Background"
+    bl_options = {"REGISTER", "UNDO"}
+
+    def work(self, context: bpy.types.Context, strip: bpy.types.Strip) -> None:
+        """Add a background image, or change the one that a take has already."""
+        shot = active_shot(context)
+        camera = None if shot is None else shot.ex4d_shot.camera
+        if camera is None:
+            message = "expected a camera of the shot, found none; choose one in the panel"
+            raise InputError("camera_missing", message)
+        first = folder_of(strip) / "frames" / "0001.png"
+        if not first.is_file():
+            message = f"expected the take's frames in {first.parent}, found none; make it again"
+            raise InputError("take_missing", message)
+        image = bpy.data.images.load(str(first), check_existing=True)
+        image.source = "SEQUENCE"
+        slots = camera.data.background_images
+        slot = next(
+            (item for item in slots if item.image and strips.TAKE_IMAGE in item.image), None
+        )
+        if slot is None:
+            slot = slots.new()
+        image[strips.TAKE_IMAGE] = True
+        start, end = compat.strip_range(strip)
+        slot.image = image
+        slot.alpha, slot.display_depth, slot.frame_method = 1.0, "BACK", "FIT"
+        slot.image_user.frame_start, slot.image_user.frame_duration = start, end - start
+        slot.image_user.frame_offset = 0
+        slot.image_user.use_auto_refresh = True
+        camera.data.show_background_images = True
+
+
+class EX4D_OT_delete_take(_OnTake):
+    """Remove the take's strips and delete its files from the disk, which cannot be undone"""
+
+    bl_idname = "ex4d.delete_take"
+    bl_label = "Delete Take and Files"
+    bl_options = {"REGISTER", "UNDO"}
+
+    def invoke(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
+        """Ask first."""
+        return context.window_manager.invoke_confirm(self, event)
+
+    def work(self, context: bpy.types.Context, strip: bpy.types.Strip) -> None:
+        """Delete the files of the take, nothing else, then the strips."""
+        folder = folder_of(strip)
+        delete_files(folder, str(strip[strips.DOCUMENT_PROPERTY]))
+        found = compat.strips_of(context.scene.sequence_editor)
+        for other in [other for other in found if _folder_of_images(other) == folder]:
+            found.remove(other)
+
+
+def folder_of(strip: bpy.types.Strip) -> Path:
+    """Where the files of a take are: where its strip finds them, wherever they moved."""
+    return Path(bpy.path.abspath(strip.directory)).resolve().parent
+
+
+def _folder_of_images(strip: bpy.types.Strip) -> Path | None:
+    return folder_of(strip) if strip.type == "IMAGE" else None
+
+
+def delete_files(folder: Path, document: str) -> None:
+    """Delete a take's files; whatever else lies in its folder stays.
+
+    Args:
+        folder: The take's, as a .blend file names it, which may come from anybody.
+        document: What its `take.json` must hold: only a take that is known is deleted.
+
+    Raises:
+        InputError: `take_other` if another take or none lies there.
+    """
+    if not folder.is_dir():
+        return
+    path = folder / strips.DOCUMENT_NAME
+    if not path.is_file() or path.read_bytes() != document.encode():
+        message = (
+            f"expected the strip's own take in {folder}, found another or none; delete the strip "
+            "alone, and the files by hand"
+        )
+        raise InputError("take_other", message)
+    count = _document_frames(document)
+    for name in _SUBFOLDERS:
+        for index in range(count):
+            (folder / name / f"{index + 1:04d}.png").unlink(missing_ok=True)
+        _remove_if_empty(folder / name)
+    path.unlink()
+    _remove_if_empty(folder)
+
+
+def _document_frames(document: str) -> int:
+    return msgspec.json.decode(document, type=TakeDocument).frame_count
+
+
+def _remove_if_empty(folder: Path) -> None:
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+
+
+class EX4D_PT_takes(bpy.types.Panel):
+    """What was made of the shot so far."""
+
+    bl_label = "Takes"
+    bl_idname = "EX4D_PT_takes"
+    bl_space_type = "VIEW_3D"
+    bl_region_type = "UI"
+    bl_category = "EX-4D"
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        """Only with a take."""
+        return chosen_take(context) is not None
+
+    def draw(self, context: bpy.types.Context) -> None:
+        """Draw the list and what can be done with the chosen take."""
+        layout, editor = self.layout, context.scene.sequence_editor
+        name = "strips" if hasattr(editor, "strips") else "sequences"
+        layout.template_list(
+            "EX4D_UL_takes", "", editor, name, context.scene, "ex4d_take_index", rows=3
+        )
+        column = layout.column(align=True)
+        column.operator("ex4d.next_take", icon="FILE_REFRESH")
+        column.operator("ex4d.use_take_settings", icon="COPYDOWN")
+        column.operator("ex4d.generate_again", icon="RENDER_ANIMATION")
+        column.operator("ex4d.take_background", icon="CAMERA_DATA")
+        column.operator("ex4d.delete_take", icon="TRASH")
+
+
+_register_classes, _unregister_classes = bpy.utils.register_classes_factory(
+    (
+        EX4D_UL_takes,
+        EX4D_OT_use_take_settings,
+        EX4D_OT_generate_again,
+        EX4D_OT_next_take,
+        EX4D_OT_take_background,
+        EX4D_OT_delete_take,
+        EX4D_PT_takes,
+    )
+)
+
+
+def register() -> None:
+    """Add the list, and which row of it is chosen."""
+    _register_classes()
+    bpy.types.Scene.ex4d_take_index = bpy.props.IntProperty(
+        name="Take", description="The take that is chosen in the list", options={"HIDDEN"}
+    )
+
+
+def unregister() -> None:
+    """Take them away."""
+    del bpy.types.Scene.ex4d_take_index
+    _unregister_classes()

@@ -1,0 +1,129 @@
+"""What the video never saw is measured before anything is sent, as a curve and markers."""
+
+import math
+
+import numpy as np
+import pytest
+from scene_writer import occluded_of, write_scene
+from shot_tools import exhaust
+
+pytestmark = pytest.mark.bpy
+
+
+@pytest.fixture
+def shot(addon, empty_file, tmp_path):
+    """A shot of five frames from frame 11."""
+    import bpy
+
+    folder = write_scene(tmp_path / "scene", width=64, height=48, focal=60.0)
+    found = exhaust(addon("scene_import").import_scene(bpy.context, folder, frame_start=11))
+    bpy.context.scene.frame_start, bpy.context.scene.frame_end = 11, 15
+    return found
+
+
+def measured(addon):
+    import bpy
+
+    assert bpy.ops.ex4d.check_coverage() == {"FINISHED"}
+    return addon("runtime").get().coverage.result
+
+
+def words(addon, shot):
+    import bpy
+
+    return " ".join(addon("ops_coverage").warnings(bpy.context, shot))
+
+
+def test_source_view_misses_what_is_marked(addon, shot):
+    unseen = measured(addon).unseen
+    marked = [occluded_of(frame, 64, 48).mean() for frame in range(5)]
+    np.testing.assert_allclose(unseen, marked, atol=0.05)
+    assert words(addon, shot) == ""
+
+
+def test_farther_orbits_see_less_and_a_turned_back_sees_nothing(addon, shot):
+    import bpy
+
+    bpy.ops.ex4d.add_move(move="orbit_right", strength=1.0)
+    near = measured(addon).unseen
+    bpy.ops.ex4d.add_move(move="orbit_right", strength=2.0)
+    far = measured(addon).unseen
+    assert near[0] == pytest.approx(far[0], abs=0.02)
+    assert near[0] < near[-1] < far[-1]
+    camera = shot.ex4d_shot.camera
+    camera.animation_data_clear()
+    camera.rotation_euler.z += math.pi
+    assert measured(addon).unseen == (1.0,) * 5
+    text = words(addon, shot)
+    assert "180 degrees" in text
+    assert "5 of 5 frames are mostly unseen" in text
+
+
+def test_camera_behind_the_surface_is_told(addon, shot):
+    camera = shot.ex4d_shot.camera
+    camera.location.y = 11.0
+    assert measured(addon).behind == (11, 12, 13, 14, 15)
+    assert "inside the mesh in 5 frames, first at 11" in words(addon, shot)
+
+
+def test_result_is_a_curve_and_markers_and_goes_stale(addon, shot):
+    import bpy
+
+    bpy.ops.ex4d.add_move(move="orbit_right", strength=2.0)
+    found = measured(addon)
+    curves = {curve.data_path: curve for curve in addon("compat").fcurves_of(shot)}
+    curve = curves['["ex4d_unseen"]']
+    points = [tuple(point.co) for point in curve.keyframe_points]
+    np.testing.assert_allclose(points, list(enumerate(found.unseen, 11)), rtol=1e-6)
+    bpy.context.scene.frame_set(13)
+    assert shot["ex4d_unseen"] == pytest.approx(found.unseen[2])
+    markers = bpy.context.scene.timeline_markers
+    assert found.worst_frame in [marker.frame for marker in markers]
+    count = len(markers)
+    measured(addon)
+    assert len(markers) == count, "markers of the last check go"
+    current_result = addon("ops_coverage").current_result
+    assert current_result(bpy.context, shot) is not None
+    curve = addon("compat").fcurves_of(shot.ex4d_shot.camera)[0]
+    curve.keyframe_points[-1].co[1] += 0.1
+    assert current_result(bpy.context, shot) is None
+
+
+def test_pump_measures_in_slices_and_draws_less_often(addon, shot, monkeypatch):
+    import bpy
+
+    draws, ticks = [], 0
+    monkeypatch.setattr(addon("pump"), "redraw", lambda: draws.append(1))
+    monkeypatch.setattr(addon("coverage"), "_MAX_PAIRS", 100)
+    bpy.ops.ex4d.check_coverage(wait=False)
+    current = addon("runtime").get()
+    assert current.coverage.result is None
+    draws.clear()
+    for _ in range(2000):
+        ticks += 1
+        pause_s = addon("pump").tick()
+        if current.coverage.is_over:
+            break
+        assert pause_s == addon("pump").BUSY_S
+    assert len(current.coverage.result.unseen) == 5
+    assert 5 <= len(draws) <= min(21, ticks)
+    assert addon("pump").tick() is None, "nothing is left to do"
+
+
+def test_lost_points_are_told(addon, shot):
+    from pathlib import Path
+
+    import bpy
+
+    Path(shot.ex4d_shot.folder, "blender", "mesh.pc2").unlink()
+    with pytest.raises(RuntimeError, match="import the scene again"):
+        bpy.ops.ex4d.check_coverage()
+
+
+def test_markers_of_other_cameras_are_told(addon, shot):
+    import bpy
+
+    data = bpy.data.cameras.new("Other")
+    other = bpy.data.objects.new("Other", data)
+    bpy.context.scene.timeline_markers.new("cut", frame=12).camera = other
+    assert "Markers switch to Other" in words(addon, shot)
