@@ -179,7 +179,8 @@ def project_context(block: nn.Module, context: Tensor, last_count: int = 1) -> C
         layers.v_img(image),
     )
     shape = (-1, layers.head_dim)
-    return ContextHeads(*(tensor.unflatten(-1, shape) for tensor in heads), last_count)
+    keys_and_values = [tensor.unflatten(-1, shape) for tensor in heads]
+    return ContextHeads(*keys_and_values, last_text_count=last_count)
 
 
 def context_tensors(block: nn.Module) -> list[Tensor]:
