@@ -15,17 +15,18 @@ import bpy
 import numpy as np
 from numpy.typing import NDArray
 
-from . import pictures
+from . import material, pictures
 from ._vendor.errors import Ex4dError, InputError
 from ._vendor.protocol.documents import CameraPose, TrajectoryDocument
-from .scene_import import CACHE_FOLDER
+from .scene_files import CACHE_FOLDER
+from .scene_import import marked_file
 
 #: Vertices along the longer side of the coarse mesh, and pixels along that of the picture.
 GRID_SIDE = 96
 PICTURE_SIDE_PX = 64
 #: Pairs of a triangle and a pixel that are tested at once: about 2 ms.
 _MAX_PAIRS = 6_000
-#: What a slice takes where the clip has 512 x 512 pixels, most of it the reading of a mask.
+#: What a slice takes at most where the clip has 512 x 512 pixels.
 SLICE_S = 0.005
 #: How much farther the far end of a marked quad must be to count as a stretched face.
 _STRETCHED = 1.1
@@ -124,8 +125,8 @@ class CoarseMesh:
         Raises:
             InputError: `image_invalid` if the file is damaged or gone.
         """
-        path = self.folder / "occluded" / f"{index + 1:04d}.png"
-        return pictures.read_pixels(path, self.width_px, self.height_px)[..., 0] > 0.5
+        path = marked_file(self.folder, index)
+        return material.is_marked(pictures.read_png(path, self.width_px, self.height_px))
 
     def marked(self, flags: NDArray[np.bool_]) -> NDArray[np.float64]:
         """Share of the pixels around each vertex that are marked: (rows, columns)."""

@@ -135,13 +135,14 @@ def _write_cache(scene: SceneFiles, parts: list[_Part]) -> Iterator[list[NDArray
                 points = part_rays * depth[part.pixels.rows, part.pixels.columns, None]
                 writer.write(points)
                 all_points.append(points)
-            pictures.write_png(_marked_file(scene.folder, index), scene.marked(index))
+            pictures.write_png(marked_file(scene.folder, index), scene.marked(index))
             yield all_points
         for writer in writers:
             writer.finish()
 
 
-def _marked_file(folder: Path, index: int) -> Path:
+def marked_file(folder: Path, index: int) -> Path:
+    """Where frame `index` lies with what was never seen painted over."""
     return folder / CACHE_FOLDER / "marked" / f"{index + 1:04d}.png"
 
 
@@ -182,7 +183,7 @@ class _ShotBuilder:
         self._collection.objects.link(self.root)
         self._properties = self.root.ex4d_shot
         self._properties.clip_image = self._load(scene.file("frames", 0))
-        self._properties.marked_image = self._load(_marked_file(scene.folder, 0))
+        self._properties.marked_image = self._load(marked_file(scene.folder, 0))
         self._clip_material = material.create_clip_material(
             document.name,
             self._properties.marked_image,

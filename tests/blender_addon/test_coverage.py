@@ -34,6 +34,24 @@ def words(addon, shot):
     return " ".join(addon("ops_coverage").warnings(bpy.context, shot))
 
 
+def test_pictures_of_ours_are_read_without_blender(addon, tmp_path):
+    pictures = addon("pictures")
+    rgb = np.random.default_rng(1).integers(0, 256, (48, 64, 3), np.uint8)
+    path = tmp_path / "picture.png"
+    pictures.write_png(path, rgb)
+    np.testing.assert_array_equal(pictures.read_png(path, 64, 48), rgb)
+    content = path.read_bytes()
+    for damaged in (content[:100], content[:60] + bytes(40) + content[100:], b""):
+        path.write_bytes(damaged)
+        with pytest.raises(addon("_vendor.errors").InputError, match="import the scene again"):
+            pictures.read_png(path, 64, 48)
+    path.write_bytes(content)
+    with pytest.raises(addon("_vendor.errors").InputError, match="import the scene again"):
+        pictures.read_png(path, 48, 64)
+    with pytest.raises(addon("_vendor.errors").InputError, match="import the scene again"):
+        pictures.read_png(tmp_path / "gone.png", 64, 48)
+
+
 def test_source_view_misses_what_is_marked(addon, shot):
     unseen = measured(addon).unseen
     marked = [occluded_of(frame, 64, 48).mean() for frame in range(5)]
