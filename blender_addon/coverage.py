@@ -15,7 +15,7 @@ import bpy
 import numpy as np
 from numpy.typing import NDArray
 
-from . import material, pictures
+from . import field_of_view, material, pictures
 from ._vendor.errors import Ex4dError, InputError
 from ._vendor.protocol.documents import CameraPose, TrajectoryDocument
 from .scene_files import CACHE_FOLDER
@@ -91,6 +91,8 @@ class CoarseMesh:
     width_px: int
     height_px: int
     frame_count: int
+    #: See `field_of_view.zoom_of`.
+    zoom: float = 1.0
     rows: NDArray[np.int64] = field(init=False)
     columns: NDArray[np.int64] = field(init=False)
 
@@ -117,7 +119,8 @@ class CoarseMesh:
         frame = np.memmap(path, "<f4", "r", offset, shape)
         points = frame[np.ix_(self.rows - 1, self.columns - 1)].astype(np.float64)
         # The inverse of `axes.points_in_shot`.
-        return np.stack([points[..., 0], -points[..., 2], points[..., 1]], axis=-1)
+        x, y = points[..., 0] / self.zoom, -points[..., 2] / self.zoom
+        return np.stack([x, y, points[..., 1]], axis=-1)
 
     def flags(self, index: int) -> NDArray[np.bool_]:
         """Which pixels of frame `index` are marked as unseen: (height, width).
@@ -317,4 +320,5 @@ def _hits(
 def mesh_of(shot: bpy.types.Object) -> CoarseMesh:
     """The coarse mesh of a shot."""
     clip = shot.ex4d_shot
-    return CoarseMesh(Path(clip.folder), clip.width_px, clip.height_px, clip.frame_count)
+    zoom = field_of_view.zoom_of(clip)
+    return CoarseMesh(Path(clip.folder), clip.width_px, clip.height_px, clip.frame_count, zoom)

@@ -28,7 +28,12 @@ def long_side_rad(intrinsics: PinholeIntrinsics) -> float:
 
 
 def zoom_of(shot: bpy.types.PropertyGroup) -> float:
-    """How many times as long the shot's focal length is as that of the scene's files."""
+    """How many times as long the shot's focal length is as that of the scene's files.
+
+    1 for shots that were imported before they knew their field of view.
+    """
+    if shot.scene_field_of_view <= 0:
+        return 1.0
     return math.tan(shot.scene_field_of_view / 2) / math.tan(shot.field_of_view / 2)
 
 
@@ -67,7 +72,7 @@ def scene_document_file(shot: bpy.types.PropertyGroup, folder: Path) -> Path:
         InputError: `scene_invalid` if the scene's own document cannot be read, or `scene_folder`
             if nothing can be written to its folder.
     """
-    zoom = zoom_of(shot) if shot.scene_field_of_view > 0 else 1.0
+    zoom = zoom_of(shot)
     if zoom == 1.0:
         return folder / DOCUMENT_NAME
     document = SceneFiles(folder).document

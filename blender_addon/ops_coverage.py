@@ -44,7 +44,8 @@ def path_signature(context: bpy.types.Context, shot: bpy.types.Object) -> str:
     size = (chosen.engine, chosen.size, chosen.width_px, chosen.height_px, chosen.length)
     frames = (scene.frame_start, scene.frame_end, clip.frame_start, clip.frame_count)
     lens = None if ("lens", 0) in animated else camera.data.lens
-    digest.update(repr((camera.name, fixed, lens, size, frames, clip.folder)).encode())
+    view = (lens, clip.field_of_view)
+    digest.update(repr((camera.name, fixed, view, size, frames, clip.folder)).encode())
     return digest.hexdigest()
 
 
@@ -136,7 +137,7 @@ class EX4D_OT_check_coverage(StartOperator):
         if shot is None:
             raise InputError("no_shot", "expected a shot, found none; import a video first")
         trajectory = ops_jobs.take_trajectory(context, shot)
-        files = ops_jobs.scene_files(Path(shot.ex4d_shot.folder))
+        files = ops_jobs.scene_files(shot.ex4d_shot)
         first, _ = take_frames(context, shot)
         check = coverage.CoverageCheck(
             context.scene.session_uid,

@@ -11,7 +11,7 @@ import bpy
 from . import camera, field_of_view, paths, preferences, pump, runtime, scene_jobs
 from ._vendor.client import JobPhase
 from ._vendor.errors import InputError
-from ._vendor.protocol.documents import TrajectoryDocument
+from ._vendor.protocol.documents import EngineSettings, TrajectoryDocument
 from ._vendor.protocol.messages import GenerateJob
 from .jobs import ENDED, Job, JobRecord, Stage, server_id
 from .ops_connection import OperatorBase, StartOperator, wait_until
@@ -101,24 +101,31 @@ class EX4D_OT_generate(JobOperator):
         if shot is None:
             raise InputError("no_shot", "expected a shot, found none; import a video first")
         trajectory = take_trajectory(context, shot)
-        folder = Path(bpy.path.abspath(shot.ex4d_shot.folder))
-        document = field_of_view.scene_document_file(shot.ex4d_shot, folder)
-        request_id = uuid.uuid4().hex
-        title = f"{shot.name} take"
-        cache = preferences.get(context).cache
-        return JobRecord(
-            request_id=request_id,
-            server=server_id(runtime.get().connection),
-            title=title,
-            request=GenerateJob(
-                scene=(),
-                trajectory=trajectory,
-                settings=context.scene.ex4d_generate.engine_settings(),
-            ),
-            sources=scene_files(folder) | {"scene.json": str(document)},
-            folder=str(paths.results_folder("takes", title, request_id, cache)),
-            shot_name=shot.name,
-        )
+        return take_record(context, shot, trajectory, context.scene.ex4d_generate.engine_settings())
+
+
+def take_record(
+    context: bpy.types.Context,
+    shot: bpy.types.Object,
+    trajectory: TrajectoryDocument,
+    engine_settings: EngineSettings,
+) -> JobRecord:
+    """The job that makes a take of a shot.
+
+    Raises:
+        InputError: If the scene's files are gone.
+    """
+    request_id, title = uuid.uuid4().hex, f"{shot.name} take"
+    cache = preferences.get(context).cache
+    return JobRecord(
+        request_id=request_id,
+        server=server_id(runtime.get().connection),
+        title=title,
+        request=GenerateJob(scene=(), trajectory=trajectory, settings=engine_settings),
+        sources=scene_files(shot.ex4d_shot),
+        folder=str(paths.results_folder("takes", title, request_id, cache)),
+        shot_name=shot.name,
+    )
 
 
 def take_trajectory(context: bpy.types.Context, shot: bpy.types.Object) -> TrajectoryDocument:
@@ -146,19 +153,20 @@ def take_trajectory(context: bpy.types.Context, shot: bpy.types.Object) -> Traje
     )
 
 
-def scene_files(folder: Path) -> dict[str, str]:
-    """Path in a scene -> file, of everything that belongs to the scene.
+def scene_files(shot: bpy.types.PropertyGroup) -> dict[str, str]:
+    """Path in a scene -> file, of everything that a take of the shot is made from.
 
     Raises:
-        InputError: `scene_missing` if the folder holds no scene.
+        InputError: `scene_missing` if the folder holds no scene, or of
+            `field_of_view.scene_document_file`.
     """
-    document = folder / "scene.json"
-    if not document.is_file():
+    folder = Path(shot.folder)
+    if not (folder / "scene.json").is_file():
         message = (
             f"expected the scene's files in {folder}, found no scene.json; choose Find Scene Folder"
         )
         raise InputError("scene_missing", message)
-    files = {"scene.json": str(document)}
+    files = {"scene.json": str(field_of_view.scene_document_file(shot, folder))}
     for kind, suffix in (("frames", "png"), ("depth", "exr"), ("occluded", "png")):
         for path in sorted((folder / kind).glob(f"*.{suffix}")):
             files[f"{kind}/{path.name}"] = str(path)

@@ -8,17 +8,14 @@ need no second book-keeping.
 # Blender 4.5 renamed the classes of strips, so that annotations must not be evaluated.
 from __future__ import annotations
 
-import uuid
 from pathlib import Path
 
 import bpy
 import msgspec
 
-from . import compat, ops_jobs, paths, preferences, runtime, strips
+from . import compat, ops_jobs, strips
 from ._vendor.errors import InputError
 from ._vendor.protocol.documents import EngineSettings, Ex4dSettings, TakeDocument
-from ._vendor.protocol.messages import GenerateJob
-from .jobs import JobRecord, server_id
 from .ops_connection import OperatorBase
 from .shots import active_shot
 
@@ -186,18 +183,7 @@ class EX4D_OT_generate_again(_OnTake):
         settings = document.settings
         if self.new_seed:
             settings = msgspec.structs.replace(settings, seed=settings.seed + 1)
-        request_id, title = uuid.uuid4().hex, f"{shot.name} take"
-        record = JobRecord(
-            request_id=request_id,
-            server=server_id(runtime.get().connection),
-            title=title,
-            request=GenerateJob(scene=(), trajectory=document.trajectory, settings=settings),
-            sources=ops_jobs.scene_files(Path(bpy.path.abspath(shot.ex4d_shot.folder))),
-            folder=str(
-                paths.results_folder("takes", title, request_id, preferences.get(context).cache)
-            ),
-            shot_name=shot.name,
-        )
+        record = ops_jobs.take_record(context, shot, document.trajectory, settings)
         ops_jobs.begin(context, record)
 
 

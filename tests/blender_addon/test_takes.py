@@ -76,7 +76,7 @@ def test_generate_again_sends_the_same_path_as_a_new_job(addon, shot, monkeypatc
     current = addon("runtime").get()
     connection = type(current.connection)
     monkeypatch.setattr(connection, "is_ready", property(lambda _self: True))
-    monkeypatch.setattr(addon("ops_takes"), "server_id", lambda _connection: "local")
+    monkeypatch.setattr(addon("ops_jobs"), "server_id", lambda _connection: "local")
     assert bpy.ops.ex4d.generate_again(new_seed=new_seed) == {"FINISHED"}
     addon("pump").stop()
     (job,) = current.jobs
