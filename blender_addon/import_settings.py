@@ -8,7 +8,7 @@ import bpy
 
 from . import sources
 from ._vendor.errors import InputError
-from ._vendor.protocol.documents import EstimatorName
+from ._vendor.protocol.documents import MAX_FRAMES, EstimatorName
 
 DEPTH_SOURCES = (
     ("FILE", "File", "Depth that was made before"),
@@ -95,7 +95,10 @@ class ImportOptions:
         name="First Frame", description="Counted from 0 in the video", min=0, max=10_000_000
     )
     frame_count: bpy.props.IntProperty(
-        name="Frames", description="How many frames to take; 0: all to the end", min=0, max=4096
+        name="Frames",
+        description="How many frames to take; 0: all to the end",
+        min=0,
+        max=MAX_FRAMES,
     )
     stride: bpy.props.IntProperty(
         name="Step",

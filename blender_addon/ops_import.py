@@ -26,7 +26,9 @@ class EX4D_OT_import_video(import_settings.ImportOptions, JobOperator):
     # No UNDO: the import itself, which comes later, makes the undo step.
     bl_options = {"REGISTER"}
 
-    clip: bpy.props.StringProperty(name="Video", subtype="FILE_PATH")
+    clip: bpy.props.StringProperty(
+        name="Video", description="The video, or any image of a sequence", subtype="FILE_PATH"
+    )
 
     def invoke(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
         """Take the values from the panel, which lists the files that will be sent."""
@@ -145,7 +147,9 @@ class EX4D_OT_import_scene(StartOperator):
     # No UNDO: the undo step is made when the last part is in.
     bl_options = {"REGISTER"}
 
-    directory: bpy.props.StringProperty(name="Folder", subtype="DIR_PATH")
+    directory: bpy.props.StringProperty(
+        name="Folder", description="The scene's folder, with scene.json", subtype="DIR_PATH"
+    )
     filter_folder: bpy.props.BoolProperty(default=True, options={"HIDDEN"})
     proxy_step: bpy.props.IntProperty(
         name="Proxy",

@@ -18,7 +18,9 @@ class EX4D_OT_find_scene_folder(OperatorBase):
     bl_label = "Find Scene Folder"
     bl_options = {"REGISTER", "UNDO"}
 
-    directory: bpy.props.StringProperty(name="Folder", subtype="DIR_PATH")
+    directory: bpy.props.StringProperty(
+        name="Folder", description="Where the scene lies now, with scene.json", subtype="DIR_PATH"
+    )
     filter_folder: bpy.props.BoolProperty(default=True, options={"HIDDEN"})
 
     @classmethod

@@ -17,7 +17,7 @@ from ex4d.camera import (
 )
 from ex4d.errors import InputError
 from ex4d.moves import MOVES
-from ex4d.protocol.documents import TrajectoryDocument
+from ex4d.protocol.documents import MAX_FRAMES, TrajectoryDocument
 
 CAMERA = Intrinsics.from_focal(512, 384, 500.0)
 
@@ -141,7 +141,7 @@ def test_poses_that_are_no_rotation_are_refused(matrix: NDArray[np.float64]) -> 
     assert caught.value.code == "pose_rotation"
 
 
-@pytest.mark.parametrize("frame_count", [0, -1, 4097])
+@pytest.mark.parametrize("frame_count", [0, -1, MAX_FRAMES + 1])
 def test_frame_counts_that_are_refused(frame_count: int) -> None:
     with pytest.raises(InputError) as caught:
         move("180", frame_count=frame_count, radius=2.0, intrinsics=CAMERA)

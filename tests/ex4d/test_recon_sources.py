@@ -185,9 +185,9 @@ def test_memory_does_not_grow_with_the_clip(
 ) -> None:
     monkeypatch.setattr(framestore, "IN_MEMORY_BYTES", 20 * HEIGHT_PX * WIDTH_PX)
     peak_bytes(tmp_path / "warm", 30)
-    short, long = peak_bytes(tmp_path / "short", 60), peak_bytes(tmp_path / "long", 240)
-    # Frames and depth of the difference are 3.9 MB.
-    assert long < short + 700_000
+    short, long = peak_bytes(tmp_path / "short", 60), peak_bytes(tmp_path / "long", 480)
+    # Frames and depth of the difference are 9 MB; poses and other things told of each frame stay.
+    assert long < short + 3_000_000
 
 
 def test_frames_on_disk_are_those_in_memory(
