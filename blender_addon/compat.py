@@ -56,8 +56,10 @@ def ensure_fcurve(owner: bpy.types.ID, data_path: str, index: int) -> bpy.types.
     action = animation.action
     if hasattr(action, "fcurve_ensure_for_datablock"):
         return action.fcurve_ensure_for_datablock(owner, data_path, index=index)
-    found = action.fcurves.find(data_path, index=index)
-    return action.fcurves.new(data_path, index=index) if found is None else found
+    # Keyed by hand, an object and its data share an action, each in a slot of its own.
+    bag = _channelbag(animation) or action
+    found = bag.fcurves.find(data_path, index=index)
+    return bag.fcurves.new(data_path, index=index) if found is None else found
 
 
 def fcurves_of(owner: bpy.types.ID) -> list[bpy.types.FCurve]:
@@ -65,13 +67,20 @@ def fcurves_of(owner: bpy.types.ID) -> list[bpy.types.FCurve]:
     animation = owner.animation_data
     if animation is None or animation.action is None:
         return []
-    if hasattr(animation.action, "fcurves"):
+    if not hasattr(animation, "action_slot"):
         return list(animation.action.fcurves)
-    # Absent before layered actions came.
-    from bpy_extras import anim_utils
-
-    bag = anim_utils.action_get_channelbag_for_slot(animation.action, animation.action_slot)
+    bag = _channelbag(animation)
     return [] if bag is None else list(bag.fcurves)
+
+
+def _channelbag(animation: bpy.types.AnimData) -> bpy.types.ActionChannelbag | None:
+    """The curves of the data-block's own slot; None where there is none, or before Blender 4.4."""
+    slot = getattr(animation, "action_slot", None)
+    if slot is None:
+        return None
+    layers = animation.action.layers
+    bags = (strip.channelbag(slot) for layer in layers for strip in layer.strips)
+    return next((bag for bag in bags if bag is not None), None)
 
 
 def node_tree_of(material: bpy.types.Material) -> bpy.types.ShaderNodeTree:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from . import field_of_view, material, pictures
 from ._vendor.errors import Ex4dError, InputError
 from ._vendor.protocol.documents import CameraPose, TrajectoryDocument
+from .imports import UNFORESEEN
 from .scene_files import CACHE_FOLDER
 from .scene_import import marked_file
 
@@ -73,10 +74,13 @@ class CoverageCheck:
 
     def step(self) -> None:
         """Do one slice."""
+        # Failed until proven otherwise, as an import is.
+        self.error = UNFORESEEN
         try:
             self.fraction = next(self.steps)
+            self.error = None
         except StopIteration as end:
-            self.result = end.value
+            self.result, self.error = end.value, None
         except Ex4dError as error:
             self.error = error
         except OSError as error:

@@ -4,6 +4,7 @@
 import bpy
 
 from . import compat, coverage, scene_jobs
+from .imports import in_scene
 
 #: Custom property of the shot's object that the F-curve drives: share of the frame, 0..1.
 PROPERTY = "ex4d_unseen"
@@ -63,6 +64,7 @@ def advance(check: coverage.CoverageCheck | None) -> bool:
         scene = scene_jobs.find_scene(check.scene_uid)
         shot = next((item for item in bpy.data.objects if item.session_uid == check.shot_uid), None)
         if scene is not None and shot is not None:
-            write_result(scene, shot, check.result)
-            bpy.ops.ed.undo_push(message="Check Coverage")
+            with in_scene(check.scene_uid):
+                write_result(scene, shot, check.result)
+                bpy.ops.ed.undo_push(message="Check Coverage")
     return check.is_over or int(check.fraction * _SHOWN_STEPS) != shown

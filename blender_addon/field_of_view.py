@@ -18,7 +18,7 @@ from ._vendor.errors import InputError
 from ._vendor.protocol.documents import PinholeIntrinsics
 from .scene_files import CACHE_FOLDER, DOCUMENT_NAME, SceneFiles
 
-MIN_RAD, MAX_RAD = math.radians(1.0), math.radians(170.0)
+MIN_RAD, MAX_RAD = math.radians(0.1), math.radians(175.0)
 
 
 def long_side_rad(intrinsics: PinholeIntrinsics) -> float:
@@ -62,6 +62,11 @@ def _scale_keys(curve: bpy.types.FCurve, change: float) -> None:
     curve.update()
 
 
+def changed_document(folder: Path, sha256: str) -> Path:
+    """Where the document of a changed field of view lies that has this hash."""
+    return folder / CACHE_FOLDER / f"scene_{sha256[:16]}.json"
+
+
 def scene_document_file(shot: bpy.types.PropertyGroup, folder: Path) -> Path:
     """The `scene.json` that a take of the shot is made with.
 
@@ -86,8 +91,7 @@ def scene_document_file(shot: bpy.types.PropertyGroup, folder: Path) -> Path:
         depth=replace(document.depth, focal_source="user"),
     )
     text = msgspec.json.format(msgspec.json.encode(changed), indent=1)
-    name = hashlib.sha256(text).hexdigest()[:16]
-    path = folder / CACHE_FOLDER / f"scene_{name}.json"
+    path = changed_document(folder, hashlib.sha256(text).hexdigest())
     try:
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(text)

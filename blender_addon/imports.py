@@ -38,7 +38,7 @@ class SceneImport:
     error: Ex4dError | None = None
 
 
-_UNFORESEEN = InputError(
+UNFORESEEN = InputError(
     "internal_error", "Something went wrong that should not; Blender's console says what."
 )
 
@@ -80,9 +80,9 @@ def next_import(queue: list[SceneImport]) -> SceneImport | None:
 def step(jobs: JobBoard, queue: list[SceneImport], current: SceneImport) -> None:
     """Do one step of an import of the queue."""
     # Failed until proven otherwise: an unforeseen error must not repeat itself at every tick.
-    current.error = _UNFORESEEN
+    current.error = UNFORESEEN
     try:
-        with _in_scene(current.scene_uid):
+        with in_scene(current.scene_uid):
             if current.steps is None:
                 current.steps = scene_import.import_scene(
                     bpy.context, current.folder, proxy_step=current.proxy_step
@@ -119,9 +119,9 @@ def finish(jobs: JobBoard, queue: list[SceneImport], item: SceneImport) -> None:
 
 def _add_take(jobs: JobBoard, job: Job) -> None:
     # As for an import.
-    jobs.finish(job, Stage.FAILED, _UNFORESEEN)
+    jobs.finish(job, Stage.FAILED, UNFORESEEN)
     try:
-        with _in_scene(job.scene_uid):
+        with in_scene(job.scene_uid):
             shot = bpy.data.objects.get(job.record.shot_name)
             if shot is None:
                 message = (
@@ -137,7 +137,7 @@ def _add_take(jobs: JobBoard, job: Job) -> None:
         jobs.finish(job, Stage.DONE)
 
 
-def _in_scene(scene_uid: int) -> AbstractContextManager[None]:
+def in_scene(scene_uid: int) -> AbstractContextManager[None]:
     """Override the context: the user may look at another scene, and a timer has no window."""
     scene = scene_jobs.find_scene(scene_uid)
     if scene is None:

@@ -94,8 +94,7 @@ class EX4D_OT_measure(bpy.types.Operator):
     def invoke(self, context: bpy.types.Context, _event: bpy.types.Event) -> set[str]:
         """Wait for the first click."""
         self._points: list[Vector] = []
-        self._area = context.area
-        self._area.header_text_set(_HINT.format("First point"))
+        context.workspace.status_text_set(_HINT.format("First point"))
         context.window.cursor_modal_set("CROSSHAIR")
         context.window_manager.modal_handler_add(self)
         return {"RUNNING_MODAL"}
@@ -107,12 +106,15 @@ class EX4D_OT_measure(bpy.types.Operator):
             return {"CANCELLED"}
         if event.type != "LEFTMOUSE" or event.value != "PRESS":
             return {"PASS_THROUGH"}
-        point = picked_point(context, event.mouse_x, event.mouse_y, self._area)
+        area = _view_at(context, event.mouse_x, event.mouse_y)
+        if area is None:
+            return {"PASS_THROUGH"}
+        point = picked_point(context, event.mouse_x, event.mouse_y, area)
         if point is None:
             return {"RUNNING_MODAL"}
         self._points.append(point)
         if len(self._points) == 1:
-            self._area.header_text_set(_HINT.format("Second point"))
+            context.workspace.status_text_set(_HINT.format("Second point"))
             return {"RUNNING_MODAL"}
         self._end(context)
         first, second = self._points
@@ -124,8 +126,24 @@ class EX4D_OT_measure(bpy.types.Operator):
         self._end(context)
 
     def _end(self, context: bpy.types.Context) -> None:
-        self._area.header_text_set(None)
+        context.workspace.status_text_set(None)
         context.window.cursor_modal_restore()
+
+
+def _view_at(context: bpy.types.Context, mouse_x: int, mouse_y: int) -> bpy.types.Area | None:
+    """The 3D view under the pointer; None over its sidebar, another editor or a menu."""
+    for area in context.screen.areas:
+        if area.type == "VIEW_3D":
+            under = {
+                region.type
+                for region in area.regions
+                if region.x <= mouse_x < region.x + region.width
+                and region.y <= mouse_y < region.y + region.height
+            }
+            # Others lie over the main region.
+            if under == {"WINDOW"}:
+                return area
+    return None
 
 
 def picked_point(

@@ -13,11 +13,13 @@ from . import compat, coverage, coverage_result, lead_in, ops_jobs, runtime
 from ._vendor.errors import InputError
 from .coverage_result import MOSTLY
 from .ops_connection import StartOperator
-from .panels import draw_text
 from .shots import active_shot, take_frames
+from .wording import draw_text
 
 #: EX-4D was trained on turns of up to this (arXiv 2506.05554).
 TRAINED_ANGLE_RAD = math.pi / 2
+#: What sets one noise modifier apart from another.
+_NOISE = ("strength", "scale", "phase", "offset")
 
 
 def path_signature(context: bpy.types.Context, shot: bpy.types.Object) -> str:
@@ -32,7 +34,10 @@ def path_signature(context: bpy.types.Context, shot: bpy.types.Object) -> str:
             for name in ("co", "handle_left", "handle_right"):
                 curve.keyframe_points.foreach_get(name, points)
                 digest.update(points.tobytes())
-            modifiers = [(item.type, item.mute, item.influence) for item in curve.modifiers]
+            modifiers = [
+                [getattr(item, name, None) for name in ("type", "mute", "influence", *_NOISE)]
+                for item in curve.modifiers
+            ]
             digest.update(f"{curve.data_path}{curve.array_index}{curve.mute}{modifiers}".encode())
     fixed = [
         value
@@ -44,7 +49,13 @@ def path_signature(context: bpy.types.Context, shot: bpy.types.Object) -> str:
     size = (chosen.engine, chosen.size, chosen.width_px, chosen.height_px, chosen.length)
     frames = (scene.frame_start, scene.frame_end, clip.frame_start, clip.frame_count)
     lens = None if ("lens", 0) in animated else camera.data.lens
-    view = (lens, clip.field_of_view)
+    data, render = camera.data, scene.render
+    view = (
+        *(lens, clip.field_of_view, data.shift_x, data.shift_y, data.sensor_fit),
+        *(data.sensor_width, data.sensor_height, camera.rotation_mode),
+        *(render.resolution_x, render.resolution_y, render.resolution_percentage),
+        *(render.pixel_aspect_x, render.pixel_aspect_y),
+    )
     digest.update(repr((camera.name, fixed, view, size, frames, clip.folder)).encode())
     return digest.hexdigest()
 
@@ -111,6 +122,8 @@ def current_result(context: bpy.types.Context, shot: bpy.types.Object) -> covera
     current = runtime.peek()
     check = None if current is None else current.coverage
     if check is None or check.result is None or check.shot_uid != shot.session_uid:
+        return None
+    if shot.ex4d_shot.camera is None:
         return None
     return check.result if check.result.signature == path_signature(context, shot) else None
 

@@ -8,18 +8,22 @@ need no second book-keeping.
 # Blender 4.5 renamed the classes of strips, so that annotations must not be evaluated.
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import bpy
 import msgspec
 
-from . import compat, ops_jobs, strips
+from . import compat, field_of_view, ops_jobs, strips
 from ._vendor.errors import InputError
 from ._vendor.protocol.documents import EngineSettings, Ex4dSettings, TakeDocument
 from .ops_connection import OperatorBase
+from .scene_files import DOCUMENT_NAME, stored_path
 from .shots import active_shot
 
 _SUBFOLDERS = ("frames", "color", "mask")
+#: So many seeds there are.
+_SEEDS = 2**31
 
 
 class _Summary(msgspec.Struct):
@@ -165,7 +169,8 @@ class EX4D_OT_generate_again(_OnTake):
 
     new_seed: bpy.props.BoolProperty(
         name="New Seed",
-        description="With the next seed, for a variation; the same seed makes the same take",
+        description="With a seed that no take of the shot has, for a variation; the same seed "
+        "makes the same take",
         default=True,
     )
 
@@ -182,9 +187,33 @@ class EX4D_OT_generate_again(_OnTake):
         document = _document(strip)
         settings = document.settings
         if self.new_seed:
-            settings = msgspec.structs.replace(settings, seed=settings.seed + 1)
+            settings = msgspec.structs.replace(settings, seed=free_seed(context, shot))
         record = ops_jobs.take_record(context, shot, document.trajectory, settings)
+        record.sources["scene.json"] = str(scene_of(document, shot.ex4d_shot))
         ops_jobs.begin(context, record)
+
+
+def free_seed(context: bpy.types.Context, shot: bpy.types.Object) -> int:
+    """A seed that no take of the shot has."""
+    seeds = [_document(take).settings.seed for take in takes_of(context.scene, shot)]
+    return (max(seeds, default=-1) + 1) % _SEEDS
+
+
+def scene_of(document: TakeDocument, shot: bpy.types.PropertyGroup) -> Path:
+    """The `scene.json` that a take was made of: the field of view may have changed since.
+
+    Raises:
+        InputError: `scene_other` if the scene was made anew since.
+    """
+    folder, sha256 = Path(shot.folder), document.scene_sha256
+    for path in (folder / DOCUMENT_NAME, field_of_view.changed_document(folder, sha256)):
+        if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256:
+            return path
+    message = (
+        f"expected the scene that the take was made of in {folder}, found another; choose Use "
+        "Settings, then Generate Take"
+    )
+    raise InputError("scene_other", message)
 
 
 class EX4D_OT_next_take(_OnTake):
@@ -227,6 +256,7 @@ class EX4D_OT_take_background(_OnTake):
             raise InputError("take_missing", message)
         image = bpy.data.images.load(str(first), check_existing=True)
         image.source = "SEQUENCE"
+        image.filepath = stored_path(first)
         slots = camera.data.background_images
         slot = next(
             (item for item in slots if item.image and strips.TAKE_IMAGE in item.image), None
@@ -248,16 +278,31 @@ class EX4D_OT_delete_take(_OnTake):
 
     bl_idname = "ex4d.delete_take"
     bl_label = "Delete Take and Files"
-    bl_options = {"REGISTER", "UNDO"}
+    # No REGISTER: repeated or adjusted, it would delete another take unasked.
+    bl_options = {"UNDO"}
 
     def invoke(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
-        """Ask first."""
-        return context.window_manager.invoke_confirm(self, event)
+        """Ask first, about the very take that goes then."""
+        chosen = chosen_take(context)
+        if not self.strip and chosen is not None:
+            self.strip = chosen.name
+        message = f"Delete {self.strip} and its files for good?"
+        return context.window_manager.invoke_confirm(
+            self, event, title="Delete Take", message=message
+        )
 
     def work(self, context: bpy.types.Context, strip: bpy.types.Strip) -> None:
         """Delete the files of the take, nothing else, then the strips."""
         folder = folder_of(strip)
-        delete_files(folder, str(strip[strips.DOCUMENT_PROPERTY]))
+        text, count = str(strip[strips.DOCUMENT_PROPERTY]), _document(strip).frame_count
+        try:
+            delete_files(folder, text, count)
+        except OSError as error:
+            message = (
+                f"expected to delete {error.filename}, found: {error.strerror}; close what uses it "
+                "and delete the take again"
+            )
+            raise InputError("take_files", message) from error
         found = compat.strips_of(context.scene.sequence_editor)
         for other in [other for other in found if _folder_of_images(other) == folder]:
             found.remove(other)
@@ -272,12 +317,13 @@ def _folder_of_images(strip: bpy.types.Strip) -> Path | None:
     return folder_of(strip) if strip.type == "IMAGE" else None
 
 
-def delete_files(folder: Path, document: str) -> None:
+def delete_files(folder: Path, document: str, frame_count: int) -> None:
     """Delete a take's files; whatever else lies in its folder stays.
 
     Args:
         folder: The take's, as a .blend file names it, which may come from anybody.
         document: What its `take.json` must hold: only a take that is known is deleted.
+        frame_count: As the document has it.
 
     Raises:
         InputError: `take_other` if another take or none lies there.
@@ -291,17 +337,12 @@ def delete_files(folder: Path, document: str) -> None:
             "alone, and the files by hand"
         )
         raise InputError("take_other", message)
-    count = _document_frames(document)
     for name in _SUBFOLDERS:
-        for index in range(count):
+        for index in range(frame_count):
             (folder / name / f"{index + 1:04d}.png").unlink(missing_ok=True)
         _remove_if_empty(folder / name)
     path.unlink()
     _remove_if_empty(folder)
-
-
-def _document_frames(document: str) -> int:
-    return msgspec.json.decode(document, type=TakeDocument).frame_count
 
 
 def _remove_if_empty(folder: Path) -> None:

@@ -167,9 +167,11 @@ class EX4D_PG_generate(bpy.types.PropertyGroup):
             size_px = trained.fitting_size_px(clip_width_px, clip_height_px)
         elif self.size == "SCENE":
             render = self.id_data.render
-            share = render.resolution_percentage / 100
             # Blender drops fractions too.
-            size_px = (int(render.resolution_x * share), int(render.resolution_y * share))
+            size_px = (
+                render.resolution_x * render.resolution_percentage // 100,
+                render.resolution_y * render.resolution_percentage // 100,
+            )
         else:
             size_px = (self.width_px, self.height_px)
         if self.engine == "ex4d" and any(side_px % trained.SIDE_STEP_PX for side_px in size_px):

@@ -15,9 +15,8 @@ from ._vendor.protocol.documents import TakeDocument
 from .scene_files import stored_path
 
 DOCUMENT_NAME = "take.json"
-#: Custom properties of the shot's strip: the text of `take.json`, and the take's folder.
+#: Custom property of the shot's strip: the text of `take.json`.
 DOCUMENT_PROPERTY = "ex4d_take"
-FOLDER_PROPERTY = "ex4d_take_folder"
 #: Name of the shot's object.
 SHOT_PROPERTY = "ex4d_take_shot"
 #: Custom property of an image that shows a take behind a camera.
@@ -85,7 +84,6 @@ def add_take_strips(
         strips.append(strip)
     strips[0][DOCUMENT_PROPERTY] = text
     strips[0][SHOT_PROPERTY] = shot.name
-    strips[0][FOLDER_PROPERTY] = stored_path(take_folder)
     return strips
 
 

@@ -94,7 +94,14 @@ def write_scene(
     return folder
 
 
-def write_take(folder: Path, trajectory: dict[str, object], *, width: int, height: int) -> Path:
+def write_take(
+    folder: Path,
+    trajectory: dict[str, object],
+    *,
+    width: int,
+    height: int,
+    scene_sha256: str = "0" * 64,
+) -> Path:
     """Write a take of plain grey frames along a trajectory, a document as plain data."""
     frame_count = len(trajectory["poses"])
     for index, name in enumerate(("frames", "color", "mask")):
@@ -106,7 +113,7 @@ def write_take(folder: Path, trajectory: dict[str, object], *, width: int, heigh
         "format": "ex4d-take",
         "version": 1,
         "scene_name": "Tiny",
-        "scene_sha256": "0" * 64,
+        "scene_sha256": scene_sha256,
         "frame_count": frame_count,
         "frame_rate": {"numerator": 30000, "denominator": 1001},
         "width_px": width,

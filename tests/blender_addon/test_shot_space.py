@@ -94,6 +94,14 @@ def test_keys_of_the_lens_come_along(addon, shot):
     for frame, lens_mm in ((1, 30.0), (5, 60.0)):
         lens.lens = lens_mm
         lens.keyframe_insert("lens", frame=frame)
+    # Keyed in the interface, a camera and its lens share an action.
+    properties.camera.keyframe_insert("location", frame=1)
+    if hasattr(lens.animation_data, "action_slot"):
+        action = lens.animation_data.action
+        properties.camera.animation_data.action = action
+        slot = action.slots.new("OBJECT", "Camera")
+        properties.camera.animation_data.action_slot = slot
+        properties.camera.keyframe_insert("location", frame=1)
     properties.field_of_view = angle_of(FOCAL * 2)
     (curve,) = addon("compat").fcurves_of(lens)
     assert [curve.evaluate(frame) for frame in (1, 5)] == pytest.approx([60.0, 120.0], rel=1e-5)

@@ -149,7 +149,6 @@ def test_paths_are_relative_in_a_saved_file(addon, shot, make_take, tmp_path):
     bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "shot.blend"))
     strips = addon("strips").add_take_strips(bpy.context, shot, make_take())
     assert strips[0].directory == "//take/frames/"
-    assert strips[0]["ex4d_take_folder"] == "//take"
     assert strips[0].transform.scale_x == pytest.approx(45.0), "the picture was found"
 
 

@@ -1,5 +1,6 @@
 """The takes of a shot are listed, compared, repeated and deleted; nothing else is touched."""
 
+import hashlib
 import types
 
 import pytest
@@ -17,9 +18,16 @@ def shot(addon, empty_file, tmp_path):
 
     folder = write_scene(tmp_path / "scene")
     found = exhaust(addon("scene_import").import_scene(bpy.context, folder, frame_start=11))
+    sha256 = hashlib.sha256((folder / "scene.json").read_bytes()).hexdigest()
     trajectory = addon("camera").sample_trajectory(bpy.context, found, frame_start=11, frame_end=15)
     for name in ("one", "two"):
-        take = write_take(tmp_path / name, msgspec.to_builtins(trajectory), width=32, height=24)
+        take = write_take(
+            tmp_path / name,
+            msgspec.to_builtins(trajectory),
+            width=32,
+            height=24,
+            scene_sha256=sha256,
+        )
         addon("strips").add_take_strips(bpy.context, found, take)
     return found
 
@@ -70,9 +78,13 @@ def test_generate_again_needs_a_session(addon, shot):
 
 
 @pytest.mark.parametrize(("new_seed", "seed"), [(True, 8), (False, 7)])
-def test_generate_again_sends_the_same_path_as_a_new_job(addon, shot, monkeypatch, new_seed, seed):
+def test_generate_again_sends_the_same_path_as_a_new_job(
+    addon, shot, tmp_path, monkeypatch, new_seed, seed
+):
     import bpy
 
+    # Whatever the lens is by now.
+    shot.ex4d_shot.field_of_view *= 1.2
     current = addon("runtime").get()
     connection = type(current.connection)
     monkeypatch.setattr(connection, "is_ready", property(lambda _self: True))
@@ -83,7 +95,30 @@ def test_generate_again_sends_the_same_path_as_a_new_job(addon, shot, monkeypatc
     document = addon("strips").take_of_strip(takes(addon, shot)[0])
     assert job.record.request.trajectory == document.trajectory
     assert job.record.request.settings.seed == seed
+    assert job.record.sources["scene.json"] == str(tmp_path / "scene" / "scene.json")
     assert not job.folder.exists(), "a folder of its own"
+
+
+def test_generate_again_is_refused_where_the_scene_is_another(addon, shot, tmp_path):
+    document = addon("strips").take_of_strip(takes(addon, shot)[0])
+    path = tmp_path / "scene" / "scene.json"
+    path.write_text(path.read_text() + " ")
+    with pytest.raises(addon("_vendor.errors").InputError) as caught:
+        addon("ops_takes").scene_of(document, shot.ex4d_shot)
+    assert caught.value.code == "scene_other"
+
+
+def test_a_new_seed_is_one_that_no_take_has(addon, shot):
+    import bpy
+    import msgspec
+
+    strips = addon("strips")
+    for strip, seed in zip(takes(addon, shot), (7, 8), strict=True):
+        document = strips.take_of_strip(strip)
+        settings = msgspec.structs.replace(document.settings, seed=seed)
+        changed = msgspec.structs.replace(document, settings=settings)
+        strip[strips.DOCUMENT_PROPERTY] = msgspec.json.encode(changed).decode()
+    assert addon("ops_takes").free_seed(bpy.context, shot) == 9
 
 
 def test_take_becomes_the_cameras_background_once(addon, shot):
