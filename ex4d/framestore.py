@@ -41,7 +41,10 @@ def new_frames(shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any]:
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(file.fileno(), 0, size_bytes)
             else:
-                file.truncate(size_bytes)
+                block = bytes(1 << 20)
+                for start in range(0, size_bytes, len(block)):
+                    file.write(block[: size_bytes - start])
+                file.flush()
         except OSError as error:
             raise _no_room(size_bytes) from error
         return _mapped(file, shape, dtype)
@@ -70,7 +73,8 @@ class FrameCollector:
             return
         self._in_memory.append(frame)
         if self._count * frame.nbytes > IN_MEMORY_BYTES:
-            self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `frames` or `close`
+            # Unbuffered: a full disk must show where it is written to, not where it is closed.
+            self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - `close` does
             for kept in self._in_memory:
                 self._write(kept)
             # The last one stays, for its shape and type.
@@ -80,7 +84,6 @@ class FrameCollector:
         """All frames; the collector is empty afterwards."""
         last = self._in_memory[-1]
         if self._file is not None:
-            self._file.flush()
             with self._file as file:
                 return _mapped(file, (self._count, *last.shape), last.dtype.type)
         frames = np.empty((self._count, *last.shape), last.dtype)
@@ -99,7 +102,9 @@ class FrameCollector:
     def _write(self, frame: NDArray[Any]) -> None:
         assert self._file is not None  # noqa: S101 - the caller's part
         try:
-            self._file.write(np.ascontiguousarray(frame).data)
+            rest = np.ascontiguousarray(frame).data.cast("B")
+            while rest:
+                rest = rest[self._file.write(rest) :]
         except OSError as error:
             raise _no_room(self._count * frame.nbytes) from error
 

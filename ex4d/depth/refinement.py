@@ -11,6 +11,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from ex4d.framestore import each_frame, new_frames, value_range
 from ex4d.protocol.documents import RefinementStep
 from ex4d.task import Task
 from ex4d.threads import ALL_CORES
@@ -72,17 +73,19 @@ def refine(depth: NDArray[np.float32], frames: NDArray[np.uint8], *, task: Task)
         task: Told about every frame, stage `refining`; asked whether to stop.
     """
     steps: list[RefinementStep] = []
-    np.reciprocal(depth, out=depth)
+    for frame in each_frame(depth):
+        np.reciprocal(frame, out=frame)
     inverse = depth
     low, high = percentile_range(inverse)
     if hold_still(inverse, frames, task=task):
         steps.append("steady")
-    if send_sky_back(inverse, frames, low=float(inverse.min()), high=high):
+    if send_sky_back(inverse, frames, low=value_range(inverse)[0], high=high):
         steps.append("sky")
     uncertain = snap_edges(inverse, frames, spread=high - low, task=task)
     if uncertain is not None:
         steps.append("edges")
-    np.reciprocal(inverse, out=depth)
+    for frame in each_frame(inverse):
+        np.reciprocal(frame, out=frame)
     return Refined(tuple(steps), uncertain)
 
 
@@ -99,16 +102,20 @@ def hold_still(inverse: NDArray[np.float32], frames: NDArray[np.uint8], *, task:
         return False
     background = np.median(frames[chosen], axis=0).astype(np.float32)
     reference = np.median(inverse[chosen], axis=0)
-    for index, frame in enumerate(inverse):
+    least, _ = value_range(inverse)
+    for index, frame in enumerate(each_frame(inverse)):
+        task.step("refining", index + 1, 2 * len(frames))
         still = _is_unmoved(frames[index], background)
+        # A flash, a fade or a cut: nothing tells how this frame lies to the others.
+        if not still.any():
+            continue
         pixels = np.flatnonzero(still)[:: max(1, still.sum() // _FIT_SAMPLE)]
         scale, shift = fitted_inverse_depth(frame.ravel()[pixels], reference.ravel()[pixels])
         if scale > 0:
-            frame[:] = np.maximum(frame * np.float32(scale) + np.float32(shift), inverse.min())
+            frame[:] = np.maximum(frame * np.float32(scale) + np.float32(shift), least)
         # A plain thing that comes nearer may show no change of colour.
         still &= np.abs(frame - reference) <= _STEADY_SHARE * reference
         frame[still] = reference[still]
-        task.step("refining", index + 1, 2 * len(frames))
     return True
 
 
@@ -149,10 +156,12 @@ def send_sky_back(
         low: Inverse depth that sky gets.
         high: Inverse depth of the clip's nearest surface.
     """
-    skies = [_sky(*pair, high / _SKY_TIMES_NEAREST) for pair in zip(inverse, frames, strict=True)]
-    if np.median([sky.mean() for sky in skies]) < _SKY_SHARE:
+    skies = new_frames(inverse.shape, np.bool_)
+    for index, frame in enumerate(each_frame(inverse)):
+        skies[index] = _sky(frame, frames[index], high / _SKY_TIMES_NEAREST)
+    if np.median([sky.mean() for sky in each_frame(skies)]) < _SKY_SHARE:
         return False
-    for frame, sky in zip(inverse, skies, strict=True):
+    for frame, sky in zip(each_frame(inverse), skies, strict=True):
         frame[sky] = low
     return True
 
@@ -186,8 +195,8 @@ def snap_edges(
     sample = inverse[:: max(1, len(inverse) // 5)]
     if np.mean([_blurred_share(frame, spread) for frame in sample]) < _BLURRED_SHARE:
         return None
-    uncertain = np.zeros(inverse.shape, np.bool_)
-    for index, frame in enumerate(inverse):
+    uncertain = new_frames(inverse.shape, np.bool_)
+    for index, frame in enumerate(each_frame(inverse)):
         low, high, band = _edges(frame, spread)
         slope, source = _slope(frame), frame.copy()
         ALL_CORES.over_rows(

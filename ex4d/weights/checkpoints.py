@@ -237,7 +237,7 @@ def _read_ahead(path: Path, *, is_for_card: bool) -> Iterator[tuple[str, torch.T
         return entry, data, slices
 
     with ThreadPoolExecutor(min(os.cpu_count() or 1, _READERS), "read") as pool:
-        pending = deque(begin(index) for index in range(len(entries))[:1])
+        pending = deque([begin(0)] if entries else [])
         for index in range(len(entries)):
             if index + 1 < len(entries):
                 pending.append(begin(index + 1))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import socket
 import sys
 from pathlib import Path
@@ -40,6 +41,13 @@ class _KeyParser(argparse.ArgumentParser):
         return super().parse_known_args(words, namespace)
 
 
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, found {text}")
+    return value
+
+
 def serve_command(subparsers: Subparsers) -> None:
     """Add `ex4d serve`."""
     parser = subparsers.add_parser("serve", help="run the server that does the jobs")
@@ -57,14 +65,16 @@ def serve_command(subparsers: Subparsers) -> None:
     )
     parser.add_argument(
         "--silence-s",
-        type=float,
+        type=_positive,
         default=3600.0,
         help="a worker that tells nothing for so long is replaced (3600)",
     )
     parser.add_argument("--pair", metavar="NAME", help="print a link for a new client of NAME")
-    parser.add_argument("--quota-gib", type=float, help="what each user may store (200)")
-    parser.add_argument("--disk-gib", type=float, help="what all users may store (1024)")
-    parser.add_argument("--keep-days", type=float, help="remove what nobody used for so long (30)")
+    parser.add_argument("--quota-gib", type=_positive, help="what each user may store (200)")
+    parser.add_argument("--disk-gib", type=_positive, help="what all users may store (1024)")
+    parser.add_argument(
+        "--keep-days", type=_positive, help="remove what nobody used for so long (30)"
+    )
     parser.add_argument(
         "--metrics-port", type=int, help="health and metrics over HTTP on loopback; default: none"
     )

@@ -206,8 +206,12 @@ class Journal:
         return [msgspec.json.decode(row[0], type=JobEvent) for row in rows]
 
     def remove_old(self, keep_s: float) -> None:
-        """Forget jobs that ended long ago, and the oldest of those who have very many."""
-        self._database.execute(
+        """Forget jobs that ended long ago, and the oldest of those who have very many.
+
+        Raises:
+            InputError: `disk_full`.
+        """
+        self._write(
             "DELETE FROM jobs WHERE is_final = 1 AND (updated_s < ? OR id IN ("
             " SELECT id FROM (SELECT id, row_number() OVER"
             " (PARTITION BY user ORDER BY created_s DESC) AS place FROM jobs) WHERE place > ?))",
@@ -252,6 +256,9 @@ class Journal:
                 "start the version of ex4d that wrote it, or choose another data folder"
             )
             raise InputError("journal_version", msg)
+        if version == _SCHEMA_VERSION:
+            # Nothing to write, which a full disk would refuse.
+            return
         for step in _STEPS[version:]:
             # Not `executescript`: it would end the transaction.
             for statement in step.split(";"):

@@ -59,7 +59,7 @@ class MetricsServer:
             self._server = await asyncio.start_server(
                 self._serve, _HOST, port, limit=_REQUEST_BYTES
             )
-        except OSError as error:
+        except (OSError, OverflowError) as error:
             msg = f"expected --metrics-port {port} to be free, found: {error}; choose another"
             raise InputError("address_in_use", msg) from error
         _log.info("metrics", bind=_HOST, port=self._server.sockets[0].getsockname()[1])

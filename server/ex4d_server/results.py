@@ -34,7 +34,9 @@ class KnownResults:
         """Remember the results of a reconstruction; the oldest give way."""
         if not isinstance(request, ReconstructJob):
             return
-        self._known[_key(user, request)] = files
+        key = _key(user, request)
+        self._known[key] = files
+        self._known.move_to_end(key)
         while len(self._known) > MAX_KNOWN:
             self._known.popitem(last=False)
 

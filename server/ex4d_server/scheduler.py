@@ -227,7 +227,10 @@ class Scheduler:
 
     def newest(self, user: str, limit: int) -> list[JobEvent]:
         """The newest event of each of a user's jobs, newest job first, without the results."""
-        events = self._journal.newest(user, limit)
+        events = [
+            self._unsaved[event.job_id].event if event.job_id in self._unsaved else event
+            for event in self._journal.newest(user, limit)
+        ]
         # A thousand jobs with hundreds of files each would not fit into a message.
         return [
             self._jobs[event.job_id].record.event

@@ -151,7 +151,8 @@ async def _serve(
         )
         if config.metrics_port is not None:
             metrics = MetricsServer(
-                lambda: _measure(sessions, scheduler, blobs), lambda: scheduler.is_journal_whole
+                lambda: _measure(sessions, scheduler, blobs),
+                lambda: scheduler.is_journal_whole and blobs.disk_left_bytes() > 0,
             )
             await metrics.start(config.metrics_port)
             stack.callback(metrics.close)
@@ -184,8 +185,12 @@ async def _tend(front: Front) -> None:
 
 async def _clean(journal: Journal, blobs: BlobStore, keep_s: float) -> None:
     while True:
-        journal.remove_old(keep_s)
         blobs.remove_old()
+        try:
+            journal.remove_old(keep_s)
+        except InputError as error:
+            # Tried again; blobs alone free no little.
+            _log.warning("journal_not_cleaned", code=error.code)
         await asyncio.sleep(_CLEAN_S)
 
 

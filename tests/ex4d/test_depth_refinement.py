@@ -149,3 +149,16 @@ def test_recon_refines_if_asked(tmp_path: Path, option: str, expected: tuple[str
     result = Scene(tmp_path / "out" / "scene")
     assert result.document.depth.refinement == expected
     assert np.allclose(result.depth(0), depth[0], rtol=1e-5) == (option == "--no-refine")
+
+
+def test_a_flash_leaves_the_rest_of_the_clip_to_be_refined() -> None:
+    rng = np.random.default_rng(3)
+    still = rng.integers(0, 128, (96, 128, 3), np.uint8)
+    frames = np.repeat(still[None], 9, axis=0)
+    frames[2] += 100
+    inverse = np.repeat(rng.uniform(0.2, 1.0, (1, 96, 128)).astype(np.float32), 9, axis=0)
+    inverse *= np.linspace(0.9, 1.1, 9, dtype=np.float32)[:, None, None]
+    flash = inverse[2].copy()
+    assert hold_still(inverse, frames, task=Task())
+    np.testing.assert_array_equal(inverse[2], flash)
+    assert np.ptp(np.delete(inverse, 2, axis=0), axis=0).max() < 1e-3
