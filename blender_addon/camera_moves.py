@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from . import axes, compat
 from ._vendor import moves
 from ._vendor.errors import Ex4dError, InputError
-from .shots import active_shot
+from ._vendor.protocol.documents import MAX_FRAMES
+from .shots import NeedsShot, active_shot
 
 #: How far the keyed path may be from the exact one: places against the radius, angles in radians,
 #: focal lengths against the first. One number, since each displaces the picture about as much.
@@ -261,7 +262,7 @@ def _add_keys(
         point.handle_right = (frame + after, value + after * slopes[key])
 
 
-class EX4D_OT_add_move(bpy.types.Operator):
+class EX4D_OT_add_move(NeedsShot, bpy.types.Operator):
     """Animate the shot's camera with ordinary keys, starting at the source camera"""
 
     bl_idname = "ex4d.add_move"
@@ -291,16 +292,8 @@ class EX4D_OT_add_move(bpy.types.Operator):
         name="Frames",
         description="Length of the move; 0: to the end of the clip",
         min=0,
-        max=4096,
+        max=MAX_FRAMES,
     )
-
-    @classmethod
-    def poll(cls, context: bpy.types.Context) -> bool:
-        """Only with a shot."""
-        if active_shot(context) is None:
-            cls.poll_message_set("Import a video or a scene first")
-            return False
-        return True
 
     def execute(self, context: bpy.types.Context) -> set[str]:
         """Write the keys and show the current frame again."""

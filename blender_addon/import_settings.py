@@ -50,6 +50,13 @@ DEFAULT_ANGLE_RAD = math.radians(60.0)
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
 
 
+def _forget_licence(options: bpy.types.PropertyGroup, _context: bpy.types.Context) -> None:
+    """Who accepted one estimator's licence has not read the next one's."""
+    # An operator is told both at once.
+    if isinstance(options, EX4D_PG_import):
+        options.accepts_research_licence = False
+
+
 def _describe(options: "ImportOptions", _context: bpy.types.Context) -> None:
     """Say what would be sent; done when a path changes, since drawing must not read disks."""
     # An operator has the same properties, but shows no summary.
@@ -77,7 +84,10 @@ class ImportOptions:
         name="Holds", description="What the numbers in the depth file mean", items=DEPTH_KINDS
     )
     estimator: bpy.props.EnumProperty(
-        name="Estimator", description="What estimates depth", items=ESTIMATORS
+        name="Estimator",
+        description="What estimates depth",
+        items=ESTIMATORS,
+        update=_forget_licence,
     )
     depth_range: bpy.props.EnumProperty(
         name="Range",

@@ -15,7 +15,7 @@ from mathutils import Euler, Matrix, Quaternion, Vector
 
 from . import camera_moves, compat
 from ._vendor.errors import Ex4dError, InputError
-from .shots import active_shot, take_frames
+from .shots import NeedsShot, active_shot, take_frames
 
 #: A camera shows the source's own view if that moves no pixel farther; as the server has it.
 SAME_VIEW_PX = 0.1
@@ -180,7 +180,7 @@ def _without_modifiers(camera: bpy.types.Object) -> Iterator[None]:
             modifier.mute = False
 
 
-class EX4D_OT_add_lead_in(bpy.types.Operator):
+class EX4D_OT_add_lead_in(NeedsShot, bpy.types.Operator):
     """Key the first frames of the take from the source camera into the camera's path"""
 
     bl_idname = "ex4d.add_lead_in"
@@ -194,14 +194,6 @@ class EX4D_OT_add_lead_in(bpy.types.Operator):
         max=48,
         default=DEFAULT_FRAMES,
     )
-
-    @classmethod
-    def poll(cls, context: bpy.types.Context) -> bool:
-        """Only with a shot."""
-        if active_shot(context) is None:
-            cls.poll_message_set("Import a video or a scene first")
-            return False
-        return True
 
     def execute(self, context: bpy.types.Context) -> set[str]:
         """Write the keys and show the current frame again."""

@@ -7,12 +7,12 @@ from mathutils import Vector
 
 from ._vendor.errors import InputError
 from .ops_connection import OperatorBase
-from .shots import active_shot
+from .shots import NeedsShot, active_shot
 
 _HINT = "{}: click on the mesh; Esc or right click to cancel"
 
 
-class EX4D_OT_scale_to_distance(OperatorBase):
+class EX4D_OT_scale_to_distance(NeedsShot, OperatorBase):
     """Scale the whole shot so that two points lie as far apart as they do in the world"""
 
     bl_idname = "ex4d.scale_to_distance"
@@ -29,14 +29,6 @@ class EX4D_OT_scale_to_distance(OperatorBase):
         max=1e6,
         default=1.0,
     )
-
-    @classmethod
-    def poll(cls, context: bpy.types.Context) -> bool:
-        """Only with a shot."""
-        if active_shot(context) is None:
-            cls.poll_message_set("Import a video or a scene first")
-            return False
-        return True
 
     def invoke(self, context: bpy.types.Context, _event: bpy.types.Event) -> set[str]:
         """Ask for the distance."""
@@ -72,7 +64,7 @@ def _ancestors(found: bpy.types.Object) -> list[bpy.types.Object]:
     return ancestors
 
 
-class EX4D_OT_measure(bpy.types.Operator):
+class EX4D_OT_measure(NeedsShot, bpy.types.Operator):
     """Click two points of the mesh and say how far apart they are; the whole shot is scaled"""
 
     bl_idname = "ex4d.measure"
@@ -83,8 +75,7 @@ class EX4D_OT_measure(bpy.types.Operator):
     @classmethod
     def poll(cls, context: bpy.types.Context) -> bool:
         """Only with a shot, in the 3D view."""
-        if active_shot(context) is None:
-            cls.poll_message_set("Import a video or a scene first")
+        if not super().poll(context):
             return False
         if context.area is None or context.area.type != "VIEW_3D":
             cls.poll_message_set("Use it in the 3D view")

@@ -13,7 +13,7 @@ from . import compat, coverage, coverage_result, lead_in, ops_jobs, runtime
 from ._vendor.errors import InputError
 from .coverage_result import MOSTLY
 from .ops_connection import StartOperator
-from .shots import active_shot, take_frames
+from .shots import NeedsShot, active_shot, required_shot, take_frames
 from .wording import draw_text
 
 #: EX-4D was trained on turns of up to this (arXiv 2506.05554).
@@ -128,7 +128,7 @@ def current_result(context: bpy.types.Context, shot: bpy.types.Object) -> covera
     return check.result if check.result.signature == path_signature(context, shot) else None
 
 
-class EX4D_OT_check_coverage(StartOperator):
+class EX4D_OT_check_coverage(NeedsShot, StartOperator):
     """Measure how much of each frame the video never saw, and mark the worst frames"""
 
     bl_idname = "ex4d.check_coverage"
@@ -136,21 +136,11 @@ class EX4D_OT_check_coverage(StartOperator):
     # No UNDO: writing the curve, which comes later, makes the undo step.
     bl_options = {"REGISTER"}
 
-    @classmethod
-    def poll(cls, context: bpy.types.Context) -> bool:
-        """Only with a shot."""
-        if active_shot(context) is None:
-            cls.poll_message_set("Import a video or a scene first")
-            return False
-        return True
-
     def start(self, context: bpy.types.Context) -> Callable[[], None]:
         """Sample the path and begin; a check that is under way is dropped."""
-        shot = active_shot(context)
-        if shot is None:
-            raise InputError("no_shot", "expected a shot, found none; import a video first")
+        shot = required_shot(context)
         trajectory = ops_jobs.take_trajectory(context, shot)
-        files = ops_jobs.scene_files(shot.ex4d_shot)
+        files = ops_jobs.take_sources(shot.ex4d_shot)
         first, _ = take_frames(context, shot)
         check = coverage.CoverageCheck(
             context.scene.session_uid,

@@ -15,7 +15,8 @@ from ._vendor.protocol.documents import EngineSettings, TrajectoryDocument
 from ._vendor.protocol.messages import GenerateJob
 from .jobs import ENDED, Job, JobRecord, Stage, server_id
 from .ops_connection import OperatorBase, StartOperator, wait_until
-from .shots import active_shot, take_frames
+from .scene_files import DOCUMENT_NAME
+from .shots import has_shot, required_shot, take_frames
 
 #: A script that waits longer than this for a job would rather submit it and come back.
 JOB_TIMEOUT_S = 24 * 3600.0
@@ -81,10 +82,7 @@ class EX4D_OT_generate(JobOperator):
     @classmethod
     def poll(cls, context: bpy.types.Context) -> bool:
         """Only with a session and a shot."""
-        if active_shot(context) is None:
-            cls.poll_message_set("Import a video or a scene first")
-            return False
-        if not super().poll(context):
+        if not has_shot(cls, context) or not super().poll(context):
             return False
         problem = runtime.get().connection.engine_problem(context.scene.ex4d_generate.engine)
         if problem:
@@ -97,9 +95,7 @@ class EX4D_OT_generate(JobOperator):
         Raises:
             InputError: If the camera cannot be used or the scene's files are gone.
         """
-        shot = active_shot(context)
-        if shot is None:
-            raise InputError("no_shot", "expected a shot, found none; import a video first")
+        shot = required_shot(context)
         trajectory = take_trajectory(context, shot)
         return take_record(context, shot, trajectory, context.scene.ex4d_generate.engine_settings())
 
@@ -122,7 +118,7 @@ def take_record(
         server=server_id(runtime.get().connection),
         title=title,
         request=GenerateJob(scene=(), trajectory=trajectory, settings=engine_settings),
-        sources=scene_files(shot.ex4d_shot),
+        sources=take_sources(shot.ex4d_shot),
         folder=str(paths.results_folder("takes", title, request_id, cache)),
         shot_name=shot.name,
     )
@@ -153,7 +149,7 @@ def take_trajectory(context: bpy.types.Context, shot: bpy.types.Object) -> Traje
     )
 
 
-def scene_files(shot: bpy.types.PropertyGroup) -> dict[str, str]:
+def take_sources(shot: bpy.types.PropertyGroup) -> dict[str, str]:
     """Path in a scene -> file, of everything that a take of the shot is made from.
 
     Raises:
@@ -161,12 +157,12 @@ def scene_files(shot: bpy.types.PropertyGroup) -> dict[str, str]:
             `field_of_view.scene_document_file`.
     """
     folder = Path(shot.folder)
-    if not (folder / "scene.json").is_file():
+    if not (folder / DOCUMENT_NAME).is_file():
         message = (
             f"expected the scene's files in {folder}, found no scene.json; choose Find Scene Folder"
         )
         raise InputError("scene_missing", message)
-    files = {"scene.json": str(field_of_view.scene_document_file(shot, folder))}
+    files = {DOCUMENT_NAME: str(field_of_view.scene_document_file(shot, folder))}
     for kind, suffix in (("frames", "png"), ("depth", "exr"), ("occluded", "png")):
         for path in sorted((folder / kind).glob(f"*.{suffix}")):
             files[f"{kind}/{path.name}"] = str(path)

@@ -8,7 +8,7 @@ import bpy
 from . import camera_moves, compat
 from ._vendor.errors import InputError
 from .ops_connection import OperatorBase
-from .shots import active_shot, take_frames
+from .shots import NeedsShot, active_shot, take_frames
 
 #: Name of the modifiers of ours: a second shake takes the first one's place.
 MODIFIER = "EX-4D Shake"
@@ -44,15 +44,7 @@ _ORIGINS = (
 )
 
 
-class _OnShot(OperatorBase):
-    @classmethod
-    def poll(cls, context: bpy.types.Context) -> bool:
-        """Only with a shot."""
-        if active_shot(context) is None:
-            cls.poll_message_set("Import a video or a scene first")
-            return False
-        return True
-
+class _OnShot(NeedsShot, OperatorBase):
     def execute(self, context: bpy.types.Context) -> set[str]:
         """Do it, or report why not."""
         return self.reported(lambda: self.work(context, active_shot(context)))

@@ -19,7 +19,7 @@ from ._vendor.errors import InputError
 from ._vendor.protocol.documents import EngineSettings, Ex4dSettings, TakeDocument
 from .ops_connection import OperatorBase
 from .scene_files import DOCUMENT_NAME, stored_path
-from .shots import active_shot
+from .shots import active_shot, required_shot
 
 _SUBFOLDERS = ("frames", "color", "mask")
 #: So many seeds there are.
@@ -181,9 +181,7 @@ class EX4D_OT_generate_again(_OnTake):
 
     def work(self, context: bpy.types.Context, strip: bpy.types.Strip) -> None:
         """Queue the job."""
-        shot = active_shot(context)
-        if shot is None:
-            raise InputError("no_shot", "expected a shot, found none; import a video first")
+        shot = required_shot(context)
         document = _document(strip)
         settings = document.settings
         if self.new_seed:

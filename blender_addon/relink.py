@@ -8,10 +8,10 @@ import bpy
 from ._vendor.errors import InputError
 from .ops_connection import OperatorBase
 from .scene_files import CACHE_FOLDER, SceneFiles, stored_path
-from .shots import active_shot
+from .shots import NeedsShot, active_shot
 
 
-class EX4D_OT_find_scene_folder(OperatorBase):
+class EX4D_OT_find_scene_folder(NeedsShot, OperatorBase):
     """Tell the shot where its scene's folder, with scene.json, lies now"""
 
     bl_idname = "ex4d.find_scene_folder"
@@ -22,14 +22,6 @@ class EX4D_OT_find_scene_folder(OperatorBase):
         name="Folder", description="Where the scene lies now, with scene.json", subtype="DIR_PATH"
     )
     filter_folder: bpy.props.BoolProperty(default=True, options={"HIDDEN"})
-
-    @classmethod
-    def poll(cls, context: bpy.types.Context) -> bool:
-        """Only with a shot."""
-        if active_shot(context) is None:
-            cls.poll_message_set("Import a video or a scene first")
-            return False
-        return True
 
     def invoke(self, context: bpy.types.Context, _event: bpy.types.Event) -> set[str]:
         """Let the user choose the folder."""

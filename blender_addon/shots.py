@@ -171,6 +171,35 @@ def active_shot(context: bpy.types.Context) -> bpy.types.Object | None:
     return candidate
 
 
+def required_shot(context: bpy.types.Context) -> bpy.types.Object:
+    """The active shot.
+
+    Raises:
+        InputError: `no_shot` if there is none.
+    """
+    shot = active_shot(context)
+    if shot is None:
+        raise InputError("no_shot", "expected a shot, found none; import a video first")
+    return shot
+
+
+def has_shot(operator: type, context: bpy.types.Context) -> bool:
+    """Whether there is an active shot; else the operator's button says what is missing."""
+    if active_shot(context) is None:
+        operator.poll_message_set("Import a video or a scene first")  # pyright: ignore[reportAttributeAccessIssue]
+        return False
+    return True
+
+
+class NeedsShot:
+    """What operators on the active shot share."""
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        """Only with a shot."""
+        return has_shot(cls, context)
+
+
 def take_frames(context: bpy.types.Context, shot: bpy.types.Object) -> tuple[int, int]:
     """First and last frame of a take: the part of the scene's range that the clip covers.
 
@@ -189,7 +218,7 @@ def take_frames(context: bpy.types.Context, shot: bpy.types.Object) -> tuple[int
     return first, last
 
 
-class EX4D_OT_match_scene(bpy.types.Operator):
+class EX4D_OT_match_scene(NeedsShot, bpy.types.Operator):
     """Give the scene what is ticked of the clip: nothing of it is set without asking"""
 
     bl_idname = "ex4d.match_scene"
@@ -212,14 +241,6 @@ class EX4D_OT_match_scene(bpy.types.Operator):
         name="Standard View",
         description="Show the clip's own colors: other view transforms change them",
     )
-
-    @classmethod
-    def poll(cls, context: bpy.types.Context) -> bool:
-        """Only with a shot."""
-        if active_shot(context) is None:
-            cls.poll_message_set("Import a video or a scene first")
-            return False
-        return True
 
     def invoke(self, context: bpy.types.Context, _event: bpy.types.Event) -> set[str]:
         """Ask what to set."""

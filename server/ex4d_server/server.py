@@ -189,7 +189,7 @@ async def _clean(journal: Journal, blobs: BlobStore, keep_s: float) -> None:
         try:
             journal.remove_old(keep_s)
         except InputError as error:
-            # Tried again; blobs alone free no little.
+            # Tried again at the next cleaning; the blobs that went may have made room.
             _log.warning("journal_not_cleaned", code=error.code)
         await asyncio.sleep(_CLEAN_S)
 

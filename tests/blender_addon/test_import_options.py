@@ -164,3 +164,10 @@ def test_operator_with_the_same_options_has_no_summary(addon, options):
     operator = types.SimpleNamespace(depth="depth.npz")
     addon("import_settings")._describe(operator, None)
     assert vars(operator) == {"depth": "depth.npz"}
+
+
+def test_another_estimators_licence_is_not_accepted_yet(options):
+    options.estimator = "depthcrafter"
+    options.accepts_research_licence = True
+    options.estimator = "video-depth-anything"
+    assert not options.accepts_research_licence
