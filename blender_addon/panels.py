@@ -111,6 +111,7 @@ def _draw_clip(layout: bpy.types.UILayout, shot: bpy.types.Object) -> None:
         column.prop(clip, "field_of_view", slider=True)
     scale = "Scale: meters, as estimated" if clip.is_metric else "Scale: free until measured"
     column.label(text=scale)
+    column.operator("ex4d.match_scene", icon="SCENE_DATA")
     column.operator("ex4d.measure", icon="DRIVER_DISTANCE")
     column.operator("ex4d.find_scene_folder", icon="FILE_FOLDER")
 

@@ -218,6 +218,19 @@ def take_frames(context: bpy.types.Context, shot: bpy.types.Object) -> tuple[int
     return first, last
 
 
+def show_video(view: bpy.types.SpaceView3D, shot: bpy.types.Object) -> None:
+    """Show the clip's own colors on the mesh, quickly, and look through the shot's camera."""
+    view.shading.type = "SOLID"
+    view.shading.light = "FLAT"
+    view.shading.color_type = "TEXTURE"
+    if bpy.context.scene.camera != shot.ex4d_shot.camera:
+        # Set first: without it, a view's camera is the scene's, which would change.
+        view.use_local_camera = True
+        view.camera = shot.ex4d_shot.camera
+    view.region_3d.view_perspective = "CAMERA"
+    view.clip_end = max(view.clip_end, shot.ex4d_shot.camera.data.clip_end)
+
+
 class EX4D_OT_match_scene(NeedsShot, bpy.types.Operator):
     """Give the scene what is ticked of the clip: nothing of it is set without asking"""
 
@@ -242,8 +255,16 @@ class EX4D_OT_match_scene(NeedsShot, bpy.types.Operator):
         description="Show the clip's own colors: other view transforms change them",
     )
 
+    use_viewport: bpy.props.BoolProperty(  # type: ignore[valid-type]
+        name="3D View",
+        description="Show the video on its mesh in this view, seen through the shot's camera",
+    )
+
     def invoke(self, context: bpy.types.Context, _event: bpy.types.Event) -> set[str]:
-        """Ask what to set."""
+        """Offer all of it at first, later what was ticked last."""
+        for name in type(self).__annotations__:
+            if not self.properties.is_property_set(name):
+                setattr(self, name, True)
         return context.window_manager.invoke_props_dialog(self)
 
     def execute(self, context: bpy.types.Context) -> set[str]:
@@ -269,6 +290,8 @@ class EX4D_OT_match_scene(NeedsShot, bpy.types.Operator):
             scene.camera = clip.camera
         if self.use_view:
             scene.view_settings.view_transform = "Standard"
+        if self.use_viewport and isinstance(context.space_data, bpy.types.SpaceView3D):
+            show_video(context.space_data, shot)
         return {"FINISHED"}
 
 

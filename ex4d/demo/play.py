@@ -90,7 +90,7 @@ def play(
     picture = folder / "mesh.png" if with_picture else None
     with (
         tempfile.TemporaryDirectory(prefix="ex4d-demo-") as private,
-        _server(Path(private)) as link,
+        paired_server(Path(private)) as link,
     ):
         plan = {
             **{name: str(value) for name, value in asdict(shot).items()},
@@ -115,8 +115,15 @@ def play(
 
 
 @contextmanager
-def _server(folder: Path) -> Iterator[str]:
-    """A server process on a free port of the loopback; the pairing link that it printed."""
+def paired_server(folder: Path) -> Iterator[str]:
+    """A server process on a free port of the loopback; the pairing link that it printed.
+
+    Args:
+        folder: For its data and its log.
+
+    Raises:
+        Ex4dError: `demo_failed` with the server's log if it does not start.
+    """
     log_path = folder / "server.log"
     command = [sys.executable, "-m", "ex4d", "serve", "--port", "0", "--pair", "demo"]
     command += ["--data", str(folder / "server")]
@@ -141,7 +148,10 @@ def _run_blender(blender: Path, plan_path: Path, private: Path) -> None:
     else:
         command = [str(blender), "--background", "--online-mode", "--python-exit-code", "1"]
         command += ["--python", str(_SCRIPT), "--", str(plan_path)]
-    environment = {**os.environ, "BLENDER_USER_RESOURCES": str(private / "blender")}
+    # Blender passes over a folder that is not there, and takes the user's own.
+    resources = private / "blender"
+    resources.mkdir()
+    environment = {**os.environ, "BLENDER_USER_RESOURCES": str(resources)}
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if result.returncode != 0 or not plan_path.with_name("done.json").is_file():
         msg = f"expected Blender to finish, found: {(result.stdout + result.stderr)[-3000:]}"

@@ -190,6 +190,21 @@ def test_match_scene_sets_what_is_ticked(import_scene, scene_folder):
     assert scene.view_settings.view_transform == "Standard"
 
 
+def test_a_view_shows_the_video_on_its_mesh(import_scene, scene_folder, addon):
+    import bpy
+
+    clip = import_scene(scene_folder).ex4d_shot
+    areas = [area for screen in bpy.data.screens for area in screen.areas]
+    view = next(area for area in areas if area.type == "VIEW_3D").spaces.active
+    addon("shots").show_video(view, clip.id_data)
+    assert (view.shading.type, view.shading.color_type) == ("SOLID", "TEXTURE")
+    assert view.region_3d.view_perspective == "CAMERA"
+    # The scene's camera is another or none: only this view looks through the shot's.
+    assert view.use_local_camera
+    assert view.camera == clip.camera
+    assert bpy.context.scene.camera is None
+
+
 #: Run by a Blender without the extension, with the folder as its argument.
 PLAY_AND_RENDER = """
 import bpy, numpy as np, sys
