@@ -208,6 +208,16 @@ class EX4D_PT_generate(_Sidebar, bpy.types.Panel):
             layout.operator("ex4d.add_lead_in", icon="CON_FOLLOWPATH")
         draw_text(layout, "Sends the camera's path, and the scene where the server lacks it")
         layout.operator("ex4d.generate", icon="RENDER_ANIMATION")
+        _draw_takes_under_way(layout, shot)
+
+
+def _draw_takes_under_way(layout: bpy.types.UILayout, shot: bpy.types.Object) -> None:
+    """Say that the button has done something where it is seen: the list of jobs is far above."""
+    current = runtime.peek()
+    for job in () if current is None else current.jobs:
+        if job.stage not in ENDED and job.record.shot_name == shot.name:
+            factor = 0.0 if job.remote is None else job.remote.fraction
+            layout.progress(factor=factor, text=job_text(job))
 
 
 def _draw_model(layout: bpy.types.UILayout, settings) -> None:
