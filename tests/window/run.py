@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -92,8 +93,8 @@ def run(blender: Path, addon: Path, output: Path, script: str = "artist.py") -> 
     ):
         plan = {
             "addon": str(addon.resolve()),
-            "clip": str(SAMPLE_FOLDER / "source.mp4"),
-            "depth": str(SAMPLE_FOLDER / "depth.npz"),
+            "clip": shutil.copy(SAMPLE_FOLDER / "source.mp4", Path(private, "Toy room.mp4")),
+            "depth": shutil.copy(SAMPLE_FOLDER / "depth.npz", Path(private, "Toy depth.npz")),
             "link": link,
             "screen": str(screen_path),
             "output": str(output),
@@ -102,7 +103,7 @@ def run(blender: Path, addon: Path, output: Path, script: str = "artist.py") -> 
         resources = Path(private, "blender")
         resources.mkdir()
         plan_path = Path(private, "plan.json")
-        plan_path.write_text(json.dumps(plan))
+        plan_path.write_text(json.dumps(plan, default=str))
         # Two cores draw the window, and no card is asked for.
         environment = {
             **os.environ,
@@ -111,7 +112,15 @@ def run(blender: Path, addon: Path, output: Path, script: str = "artist.py") -> 
             "BLENDER_USER_RESOURCES": str(resources),
         }
         command = [str(blender), "--enable-event-simulate", "--window-geometry", "0", "0"]
-        command += [*map(str, SIZE_PX), "--python", str(FOLDER / script), "--", str(plan_path)]
+        command += [
+            *map(str, SIZE_PX),
+            "--python-exit-code",
+            "1",
+            "--python",
+            str(FOLDER / script),
+            "--",
+            str(plan_path),
+        ]
         console = output / "blender.log"
         with console.open("wb") as log:
             process = subprocess.Popen(
@@ -139,7 +148,7 @@ def virtual_screen(folder: Path) -> Iterator[tuple[str, Path]]:
     reader, writer = os.pipe()
     command = ["Xvfb", "-displayfd", str(writer), "-screen", "0", screen, "-fbdir", str(folder)]
     process = subprocess.Popen(
-        [*command, "-nolisten", "tcp"], pass_fds=(writer,), stderr=subprocess.DEVNULL
+        [*command, "-nolisten", "tcp", "-nocursor"], pass_fds=(writer,), stderr=subprocess.DEVNULL
     )
     os.close(writer)
     try:
