@@ -236,6 +236,8 @@ def generates(window: Window) -> Steps:
     before = window.crop(window.picture("5_before"), window.region("UI"))
     yield from window.key("LEFTMOUSE")
     assert "Toy room take" in [job.record.title for job in module("runtime").get().jobs]
+    # Panels slide to their new places.
+    yield SETTLE_S
     during = window.crop(window.picture("5_generating"), window.region("UI"))
     assert (before != during).any(axis=-1).mean() > 0.005, "the panel does not show the job"
     yield from window.wait_for(lambda: len(strips()) == 3, "the strips", 150.0)

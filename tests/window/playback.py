@@ -20,7 +20,7 @@ PLAN = plan()
 FRAMES = 49
 SIZES_PX = ((512, 512), (1024, 576))
 #: Played over and over; the first round fills the caches.
-WARM_FRAMES = 12
+WARM_FRAMES = 6
 MEASURED_FRAMES = 2 * WARM_FRAMES
 
 
