@@ -141,9 +141,20 @@ def pairs(window: Window) -> Steps:
     assert preferences.server().public_key == endpoint.server_public_key
 
 
+def drops_a_video(window: Window) -> Steps:
+    """What Blender calls for a file that is dropped on the view; refused, it waits in the panel."""
+    yield from window.move_over()
+    with window.over():
+        bpy.ops.ex4d.choose_video("INVOKE_DEFAULT", filepath=PLAN["clip"])
+    yield SETTLE_S
+    window.picture("3_dropped")
+    yield from window.key("ESC")
+    assert bpy.context.window_manager.ex4d_import.clip == PLAN["clip"]
+    assert not any(module("runtime").get().jobs)
+
+
 def imports(window: Window) -> Steps:
-    """Video and depth, pasted into their fields; then Send and Import."""
-    yield from paste(window, "ex4d_import.clip", PLAN["clip"])
+    """Depth, pasted into its field beside the dropped video's; then Send and Import."""
     yield from paste(window, "ex4d_import.depth\n", PLAN["depth"])
     chosen = bpy.context.window_manager.ex4d_import
     assert (chosen.clip, chosen.depth) == (PLAN["clip"], PLAN["depth"])
@@ -279,9 +290,17 @@ def shows_the_strips(window: Window) -> Steps:
 
 
 def makes_it_again(window: Window) -> Steps:
-    """Generate Again: a second take beside the first, never over it."""
+    """Generate Again, and the file is saved and opened anew meanwhile."""
     first = takes()[0].name
     yield from window.click("ex4d.generate_again")
+    yield from window.move_over()
+    yield from window.key("S", ctrl=True)
+    assert not bpy.data.is_dirty
+    with window.over():
+        bpy.ops.wm.open_mainfile(filepath=FILE)
+    yield SETTLE_S
+    window.picture("6_reopened_meanwhile")
+    window.figure("takes when the file was opened with a job under way", len(takes()))
     yield from window.wait_for(lambda: len(takes()) == 2, "a second take", 150.0)
     window.picture("6_again")
     assert first in [take.name for take in takes()]
@@ -350,6 +369,7 @@ if __name__ == "__main__":
             saves_as,
             opens_the_sidebar,
             pairs,
+            drops_a_video,
             imports,
             matches_the_scene,
             switches_the_proxy,
