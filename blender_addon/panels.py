@@ -98,6 +98,7 @@ def _draw_clip(layout: bpy.types.UILayout, shot: bpy.types.Object) -> None:
         text=f"{clip.width_px} x {clip.height_px} px, {clip.frame_count} frames "
         f"at {clip.frame_rate:g} fps"
     )
+    layout.operator("ex4d.match_scene", icon="SCENE_DATA")
     column = layout.column(heading="Show")
     if clip.proxy is not None:
         column.prop(clip, "use_proxy")
@@ -111,7 +112,6 @@ def _draw_clip(layout: bpy.types.UILayout, shot: bpy.types.Object) -> None:
         column.prop(clip, "field_of_view", slider=True)
     scale = "Scale: meters, as estimated" if clip.is_metric else "Scale: free until measured"
     column.label(text=scale)
-    column.operator("ex4d.match_scene", icon="SCENE_DATA")
     column.operator("ex4d.measure", icon="DRIVER_DISTANCE")
     column.operator("ex4d.find_scene_folder", icon="FILE_FOLDER")
 

@@ -190,6 +190,7 @@ def switches_the_proxy(window: Window) -> Steps:
     """Its tick swaps the meshes of the view, not of renders; Ctrl + Z swaps them back."""
     clip = shot().ex4d_shot
     assert (clip.mesh.hide_viewport, clip.proxy.hide_viewport) == (False, True)
+    yield from window.unfold("ex4d_shot.use_proxy", below="ex4d.match_scene")
     yield from window.click("ex4d_shot.use_proxy")
     assert (clip.mesh.hide_viewport, clip.proxy.hide_viewport) == (True, False)
     assert (clip.mesh.hide_render, clip.proxy.hide_render) == (False, True)

@@ -21,7 +21,8 @@ SETTLE_S = 1.0
 _EVENT_S = 0.06
 #: Buttons are 20 pixels high.
 _SWEEP_PX = 9
-_STEP_TIMEOUT_S = 240.0
+#: From the middle of a button to that of the header below it.
+_HEADER_PX = 32
 
 
 class Window:
@@ -132,6 +133,15 @@ class Window:
         """Click on the button that `find` finds."""
         yield from self.find(wanted, kind, at)
         yield from self.key("LEFTMOUSE")
+
+    def unfold(self, wanted: str, below: str) -> Steps:
+        """Open the folded panel that holds a button, by its header below another button."""
+        try:
+            yield from self.find(wanted)
+        except AssertionError:
+            yield from self.find(below)
+            yield from self.nudge(0, -_HEADER_PX)
+            yield from self.key("LEFTMOUSE")
 
     def _stays(self, wanted: str, kind: str) -> Generator[float, None, bool]:
         """Whether the button is under the mouse, and not the one that was before it scrolled."""
