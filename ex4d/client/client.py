@@ -175,8 +175,12 @@ class Client:
             download_to: Folder of the results, which appears when they are complete. If it exists
                 and holds just these results, nothing is fetched.
             request_id: 32 lower-case hexadecimal digits. The same id with the same request is the
-                same job, also after a restart; a new one where absent.
+                same job, also after a restart; a new one where absent. While it is followed
+                already, that is what is returned.
         """
+        followed = self._followed(download_to)
+        if followed is not None and followed.request_id == request_id:
+            return followed
         remote = RemoteJob(request_id or uuid.uuid4().hex, download_to)
         job = _Job(remote)
         job.hashing = self._hash_sources(job, dict(sources), build_request)
@@ -194,8 +198,12 @@ class Client:
 
         Args:
             job_id: Given by the server then.
-            download_to: As for `submit`.
+            download_to: As for `submit`. While the job is followed into it already, that is what is
+                returned.
         """
+        followed = self._followed(download_to)
+        if followed is not None and followed.job_id == job_id:
+            return followed
         job = _Job(RemoteJob("", download_to, JobPhase.QUEUED, job_id))
         self._jobs.append(job)
         if not _ID.fullmatch(job_id):
@@ -204,6 +212,13 @@ class Client:
         elif self._is_current():
             self._resume(job)
         return job.remote
+
+    def _followed(self, download_to: Path) -> RemoteJob | None:
+        """The unfinished job of a folder, if there is one: two downloads would mix there."""
+        remotes = (job.remote for job in self._jobs)
+        return next(
+            (item for item in remotes if item.folder == download_to and not item.is_over), None
+        )
 
     def cancel(self, remote: RemoteJob) -> None:
         """End a job early, whatever its phase; harmless if it is over."""

@@ -272,6 +272,19 @@ def test_attach_finds_a_job_again(
     again.close()
 
 
+def test_a_job_is_followed_once(server: ModelServer, client: Client, submit: Submit) -> None:
+    """Two downloads into one folder would take each other's files away."""
+    job = submit(request_id="a" * 32)
+    assert submit(request_id="a" * 32) is job
+    server.settle(client)
+    assert client.attach(JOB_ID, job.folder) is job
+    server.finish(JOB_ID)
+    server.settle(client)
+    assert job.phase is JobPhase.DONE
+    assert written(job.folder) == RESULTS
+    assert client.attach(JOB_ID, job.folder) is not job
+
+
 def test_attach_to_nothing_says_so(server: ModelServer, client: Client, tmp_path: Path) -> None:
     job = client.attach("e" * 32, tmp_path / "result")
     server.settle(client)
