@@ -202,6 +202,24 @@ def test_job_goes_on_while_blender_is_closed(addon, local_server, clip, tmp_path
     assert addon("shots").active_shot(bpy.context) is not None
 
 
+def test_job_goes_on_while_its_file_is_opened_anew(addon, local_server, clip, tmp_path):
+    """The connection stays, and what it has begun to fetch is fetched once."""
+    import bpy
+
+    blend = str(tmp_path / "shot.blend")
+    bpy.ops.wm.save_as_mainfile(filepath=blend)
+    bpy.ops.ex4d.connect()
+    import_video(clip, wait=False)
+    (job,) = addon("runtime").get().jobs
+    tick_until(addon, lambda: job.record.job_id)
+    bpy.ops.wm.save_mainfile()
+    bpy.ops.wm.open_mainfile(filepath=blend)
+    (found,) = addon("runtime").get().jobs
+    tick_until(addon, lambda: found.stage.value in ("done", "failed", "cancelled"))
+    assert found.error is None
+    assert addon("shots").active_shot(bpy.context) is not None
+
+
 def test_cancelled_job_ends_and_brings_nothing(addon, local_server, clip):
     import bpy
 
