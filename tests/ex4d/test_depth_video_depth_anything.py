@@ -113,11 +113,19 @@ def test_progress_and_cancel(models: Path) -> None:
     reports: list[Progress] = []
     network = create_estimator(NAME, folder=models)
     network.estimate(clip(50), task=Task(reports.append))
-    assert [(report.done, report.total) for report in reports] == [(1, 3), (2, 3), (3, 3)]
-    reports.clear()
-    with pytest.raises(CancelledError):
-        network.estimate(clip(50), task=Task(reports.append, lambda: len(reports) == 1))
-    assert len(reports) == 1
+    assert [(report.done, report.total) for report in reports] == [
+        (0, 3),
+        (1, 3),
+        (2, 3),
+        (3, 3),
+    ]
+    for count in (1, 2):
+        reports.clear()
+        with pytest.raises(CancelledError):
+            network.estimate(
+                clip(50), task=Task(reports.append, lambda count=count: len(reports) == count)
+            )
+        assert len(reports) == count
 
 
 def test_same_clip_same_numbers(models: Path) -> None:

@@ -223,7 +223,7 @@ def estimate_frames(
         size: Height and width of the network's input.
         dtype: float16 for mixed precision, or float32.
         is_metric: The network's numbers are metres: windows are not fitted to each other.
-        task: Told about every window.
+        task: Told about the start and every window.
 
     Returns:
         (frames, height, width) float32, 0 or more: disparity, or depth in metres.
@@ -232,6 +232,8 @@ def estimate_frames(
     joined = _Joined(frames.shape[:3], is_metric=is_metric)
     device = next(network.parameters()).device
     encoder = _Encoder(network, frames, size, task.check)
+    # A window takes seconds, which shall not count as reading.
+    task.step(STAGE, 0, len(windows))
     for index, window in enumerate(windows):
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             found = network.decode(encoder.features(window), window.used)
