@@ -192,12 +192,13 @@ class Scheduler:
         if job and job.record.user == user:
             return job.record.event
         record = self._unsaved.get(job_id)
-        if record is None or record.user != user:
-            record = self._journal.find(user, job_id)
-        if record is None:
+        if record is not None and record.user == user:
+            return record.event
+        event = self._journal.find(user, job_id)
+        if event is None:
             msg = f"expected a job of yours, found none called {job_id}; submit it again"
             raise InputError("not_found", msg)
-        return record.event
+        return event
 
     def preview_of(self, user: str, job_id: str) -> tuple[JobPreview, memoryview] | None:
         """The newest preview of a job of this user and its pixels; None if there is none now."""

@@ -29,7 +29,7 @@ from .executors.local import LocalExecutor
 from .front import Front
 from .journal import Journal
 from .keys import FolderKeys, KeyRing, ServerKeys, load_server_keys
-from .metrics import Metric, MetricsServer, resident_bytes
+from .metrics import Health, Metric, MetricsServer, resident_bytes
 from .pairing import Pairing, PairingTokens
 from .scheduler import Scheduler
 from .sessions import Session, Sessions
@@ -151,8 +151,11 @@ async def _serve(
         )
         if config.metrics_port is not None:
             metrics = MetricsServer(
-                lambda: _measure(sessions, scheduler, blobs),
-                lambda: scheduler.is_journal_whole and blobs.disk_left_bytes() > 0,
+                lambda: _measure(sessions, scheduler, blobs, journal),
+                lambda: Health(
+                    scheduler.is_journal_whole and blobs.disk_left_bytes() > 0,
+                    journal.count_set_aside(),
+                ),
             )
             await metrics.start(config.metrics_port)
             stack.callback(metrics.close)
@@ -194,7 +197,9 @@ async def _clean(journal: Journal, blobs: BlobStore, keep_s: float) -> None:
         await asyncio.sleep(_CLEAN_S)
 
 
-def _measure(sessions: Sessions, scheduler: Scheduler, blobs: BlobStore) -> list[Metric]:
+def _measure(
+    sessions: Sessions, scheduler: Scheduler, blobs: BlobStore, journal: Journal
+) -> list[Metric]:
     running, queued = scheduler.count()
     ended = [
         Metric(
@@ -212,6 +217,12 @@ def _measure(sessions: Sessions, scheduler: Scheduler, blobs: BlobStore) -> list
         Metric("jobs_running", "gauge", "Jobs at work.", running),
         Metric("jobs_queued", "gauge", "Jobs that wait.", queued),
         *ended,
+        Metric(
+            "jobs_set_aside",
+            "gauge",
+            "Jobs whose row in the journal cannot be read.",
+            journal.count_set_aside(),
+        ),
         Metric("stored_bytes", "gauge", "Stored or reserved for users.", blobs.stored_bytes()),
         Metric("disk_left_bytes", "gauge", "What may still be stored.", blobs.disk_left_bytes()),
         Metric("resident_bytes", "gauge", "Main memory of the server.", resident_bytes()),
