@@ -9,7 +9,8 @@ from ex4d.protocol.messages import JobRequest, ReconstructJob
 
 from .blobs import BlobStore
 
-#: Results that are remembered, of all users; their bytes lie in the blob store and count to its quotas.
+#: Results of all users that are remembered; their bytes lie in the blob store and count to its
+#: quotas.
 MAX_KNOWN = 256
 
 

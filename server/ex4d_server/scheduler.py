@@ -34,6 +34,7 @@ from .blobs import FULL_ERRORS, BlobStore
 from .config import private_folder
 from .executors import Executor, Preview, Work, WorkerLostError
 from .journal import SEQ_STEP, JobRecord, Journal
+from .limits import LimitsFile
 from .results import KnownResults
 from .transfers import TaskSet
 
@@ -41,7 +42,7 @@ _log = structlog.get_logger(__name__)
 
 #: Attempts that may be lost before a job is given up.
 MAX_LOST = 3
-#: Unfinished jobs that a user may have.
+#: Unfinished jobs that a user may have who has no limit of their own.
 MAX_UNFINISHED = 100
 #: Progress is told no more often than this.
 PROGRESS_PERIOD_S = 0.2
@@ -68,6 +69,7 @@ class Scheduler:
     Args:
         journal: Where they are written down.
         blobs: Where their files come from and results go.
+        limits: Users who may have another number of unfinished jobs.
         executor: What does the work.
         work_folder: For the files of running jobs; on the disk of the blobs.
         threads: Where files are linked and hashed.
@@ -80,6 +82,7 @@ class Scheduler:
         *,
         journal: Journal,
         blobs: BlobStore,
+        limits: LimitsFile,
         executor: Executor,
         work_folder: Path,
         threads: Threads,
@@ -88,6 +91,7 @@ class Scheduler:
     ) -> None:
         self._journal = journal
         self._blobs = blobs
+        self._limits = limits
         self._executor = executor
         self._work_folder = work_folder
         self._threads = threads
@@ -171,8 +175,9 @@ class Scheduler:
         if known:
             return self.event_of(user, known)
         self._check_files(user, request)
-        if sum(job.record.user == user for job in self._jobs.values()) >= MAX_UNFINISHED:
-            msg = f"expected at most {MAX_UNFINISHED} unfinished jobs; wait until some have ended"
+        allowed = self._limits.of(user).unfinished_jobs or MAX_UNFINISHED
+        if sum(job.record.user == user for job in self._jobs.values()) >= allowed:
+            msg = f"expected at most {allowed} unfinished jobs; wait until some have ended"
             raise InputError("queue_full", msg)
         record = self._journal.add(user, request_id, request)
         job = self._remember(record)

@@ -29,6 +29,7 @@ from .executors.local import LocalExecutor
 from .front import Front
 from .journal import Journal
 from .keys import FolderKeys, KeyRing, ServerKeys, load_server_keys
+from .limits import LimitsFile
 from .metrics import Health, Metric, MetricsServer, resident_bytes
 from .pairing import Pairing, PairingTokens
 from .scheduler import Scheduler
@@ -53,18 +54,20 @@ class Identity:
 
     server: ServerKeys
     keys: KeyRing
+    limits: LimitsFile
     #: None where nobody can pair.
     pairing: Pairing | None
 
 
 def identity_on_disk(data: Path) -> Identity:
-    """Keys from the data folder.
+    """Keys and limits from the data folder.
 
     Raises:
-        InputError: `server_key` if the server's own are damaged.
+        InputError: `server_key` if the server's own are damaged, `limits_unreadable`.
     """
     keys = FolderKeys(data)
-    return Identity(load_server_keys(data), keys, Pairing(keys, PairingTokens(data)))
+    pairing = Pairing(keys, PairingTokens(data))
+    return Identity(load_server_keys(data), keys, LimitsFile(data), pairing)
 
 
 def run_server(
@@ -78,7 +81,7 @@ def run_server(
 
     Args:
         config: What the server is told.
-        identity: Its keys.
+        identity: Its keys, and who may have how much.
         on_ready: Called with the port once clients can connect.
         ends_with_stdin: Whether the end of standard input ends the server.
 
@@ -116,7 +119,7 @@ async def _serve(
         threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="ex4d-disk")
         stack.callback(threads.shutdown)
 
-        blobs = BlobStore(config.data / "blobs", config.quotas)
+        blobs = BlobStore(config.data / "blobs", config.quotas, identity.limits)
         uploads = Uploads(blobs, threads)
         stack.push_async_callback(uploads.close)
         downloads = Downloads(blobs, threads)
@@ -131,6 +134,7 @@ async def _serve(
         scheduler = Scheduler(
             journal=journal,
             blobs=blobs,
+            limits=identity.limits,
             executor=executor,
             work_folder=config.data / "work",
             threads=threads,
@@ -162,7 +166,7 @@ async def _serve(
         scheduler.start()
         front.start()
         stack.callback(wire.stop)
-        tending = asyncio.create_task(_tend(front))
+        tending = asyncio.create_task(_tend(front, identity.limits))
         cleaning = asyncio.create_task(_clean(journal, blobs, config.quotas.keep_s))
         stopping = asyncio.create_task(stop.wait())
         tasks = (tending, cleaning, stopping)
@@ -180,9 +184,10 @@ async def _serve(
             _log.info("stopping")
 
 
-async def _tend(front: Front) -> None:
+async def _tend(front: Front, limits: LimitsFile) -> None:
     while True:
         await asyncio.sleep(_TICK_S)
+        limits.refresh()
         front.tend()
 
 
