@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 _LOCAL_FOLDERS = 8
 #: Of a CURVE key in Z85.
 _KEY_LENGTH = 40
+#: The most that the protocol can name: a PiB.
+_MOST_GIB = 1 << 20
 _ANY_ADDRESS = ("0.0.0.0", "::", "*")  # noqa: S104 - recognised here, not bound
 
 
@@ -45,6 +47,13 @@ def _positive(text: str) -> float:
     value = float(text)
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"expected a number above 0, found {text}")
+    return value
+
+
+def _gib(text: str) -> float:
+    value = _positive(text)
+    if value > _MOST_GIB:
+        raise argparse.ArgumentTypeError(f"expected at most {_MOST_GIB} GiB, found {text}")
     return value
 
 
@@ -70,7 +79,7 @@ def serve_command(subparsers: Subparsers) -> None:
         help="a worker that tells nothing for so long is replaced (3600)",
     )
     parser.add_argument("--pair", metavar="NAME", help="print a link for a new client of NAME")
-    parser.add_argument("--quota-gib", type=_positive, help="what each user may store (200)")
+    parser.add_argument("--quota-gib", type=_gib, help="what each user may store (200)")
     parser.add_argument("--disk-gib", type=_positive, help="what all users may store (1024)")
     parser.add_argument(
         "--keep-days", type=_positive, help="remove what nobody used for so long (30)"
@@ -110,7 +119,7 @@ def keys_command(subparsers: Subparsers) -> None:
     revoke.set_defaults(run=_revoke)
     limit = actions.add_parser("limit", help="let a user have less or more than everybody")
     limit.add_argument("name")
-    limit.add_argument("--quota-gib", type=_positive, help="what the user may store")
+    limit.add_argument("--quota-gib", type=_gib, help="what the user may store")
     limit.add_argument("--jobs", type=int, help="how many of the user's jobs may wait or run")
     limit.add_argument("--none", action="store_true", help="what everybody may, no less, no more")
     limit.set_defaults(run=_limit)

@@ -17,6 +17,8 @@ from .keys import check_user
 
 _log = structlog.get_logger(__name__)
 
+#: The most that the protocol can name: a PiB.
+MAX_BYTES = 1 << 50
 #: Unfinished jobs that anybody may be allowed: each costs memory and a turn.
 MAX_UNFINISHED = 1000
 _MAX_FILE_BYTES = 4 << 20
@@ -26,7 +28,7 @@ class UserLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
     """What one user may have; None: what everybody may."""
 
     #: Files stored, in bytes.
-    user_bytes: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    user_bytes: Annotated[int, msgspec.Meta(ge=1, le=MAX_BYTES)] | None = None
     #: Jobs that wait or run.
     unfinished_jobs: Annotated[int, msgspec.Meta(ge=1, le=MAX_UNFINISHED)] | None = None
 

@@ -48,11 +48,12 @@ def test_limits_are_kept_and_seen_by_whoever_has_the_folder(tmp_path: Path) -> N
         "[]",
         json.dumps({"anna": {"user_bytes": 0}}),
         json.dumps({"anna": {"user_bytes": 1.5}}),
+        json.dumps({"anna": {"user_bytes": (1 << 50) + 1}}),
         json.dumps({"anna": {"unfinished_jobs": 1001}}),
         json.dumps({"anna": {"quota": 1}}),
         "[" * 100_000,
     ],
-    ids=["empty", "list", "zero", "fraction", "many", "unknown", "nested"],
+    ids=["empty", "list", "zero", "fraction", "huge", "many", "unknown", "nested"],
 )
 def test_damaged_file_lifts_no_limit(tmp_path: Path, text: str) -> None:
     limits = LimitsFile(tmp_path)
@@ -130,6 +131,7 @@ def test_command_shows_what_it_set(tmp_path: Path) -> None:
         ("--jobs", "1001"),
         ("--quota-gib", "nan"),
         ("--quota-gib", "-1"),
+        ("--quota-gib", "1048577"),
     ],
 )
 def test_limits_that_are_none_are_refused(tmp_path: Path, options: tuple[str, ...]) -> None:
