@@ -34,6 +34,7 @@ from .blobs import FULL_ERRORS, BlobStore
 from .config import private_folder
 from .executors import Executor, Preview, Work, WorkerLostError
 from .journal import SEQ_STEP, JobRecord, Journal
+from .kept import KeptWork
 from .limits import LimitsFile
 from .results import KnownResults
 from .transfers import TaskSet
@@ -71,7 +72,8 @@ class Scheduler:
         blobs: Where their files come from and results go.
         limits: Users who may have another number of unfinished jobs.
         executor: What does the work.
-        work_folder: For the files of running jobs; on the disk of the blobs.
+        data: For the files of running jobs, and what attempts leave to the next one; the folder of
+            the blobs.
         threads: Where files are linked and hashed.
         publish: Told a user's every event; must be quick.
         publish_preview: The same of previews, with their pixels.
@@ -84,7 +86,7 @@ class Scheduler:
         blobs: BlobStore,
         limits: LimitsFile,
         executor: Executor,
-        work_folder: Path,
+        data: Path,
         threads: Threads,
         publish: Callable[[str, JobEvent], None],
         publish_preview: Callable[[str, JobPreview, memoryview], None],
@@ -93,7 +95,8 @@ class Scheduler:
         self._blobs = blobs
         self._limits = limits
         self._executor = executor
-        self._work_folder = work_folder
+        self._work_folder = data / "work"
+        self._kept_work = KeptWork(data / "kept", blobs)
         self._threads = threads
         self._publish = publish
         self._publish_preview = publish_preview
@@ -145,6 +148,10 @@ class Scheduler:
             self._save(record)
             if record.id in self._unsaved:
                 return
+
+    def remove_old(self) -> None:
+        """Remove what unfinished jobs left that nobody came back for; to be called now and then."""
+        self._kept_work.remove_old()
 
     def count(self) -> tuple[int, int]:
         """How many jobs run, and how many wait."""
@@ -248,8 +255,11 @@ class Scheduler:
     def _check_files(self, user: str, request: JobRequest) -> None:
         files = _files_of(request)
         paths = {file.path for file in files}
-        if len(paths) < len(files):
-            raise InputError("job_files", "expected each path once, found one twice")
+        # Some systems do not tell upper case from lower.
+        names = {path.casefold() for path in paths}
+        if len(names) < len(files) or names & {name.rpartition("/")[0] for name in names}:
+            msg = "expected each path once and none as another's folder, found one twice; rename it"
+            raise InputError("job_files", msg)
         if isinstance(request, ReconstructJob):
             needed = [path for path in (request.clip, request.depth) if path is not None]
             if not set(needed) <= paths:
@@ -329,7 +339,7 @@ class Scheduler:
             self._end(job, state="failed", error_code=code, error_message=msg)
         finally:
             loop = asyncio.get_running_loop()
-            removal = loop.run_in_executor(self._threads, shutil.rmtree, folder, True)
+            removal = loop.run_in_executor(self._threads, self._tidy, record, folder)
             # A server that stops ends this wait, but the removal is still done: the threads are
             # the last to end.
             await asyncio.shield(removal)
@@ -342,6 +352,12 @@ class Scheduler:
             )
             self._fill_slots()
 
+    def _tidy(self, record: JobRecord, folder: Path) -> None:
+        """Remove what an attempt leaves behind that is of no use; runs in a thread."""
+        shutil.rmtree(folder, ignore_errors=True)
+        if isinstance(record.request, ReconstructJob):
+            self._kept_work.tidy(record.user, is_done=record.event.state == "done")
+
     async def _attempt(self, job: _Job, folder: Path) -> tuple[FileRef, ...]:
         loop = asyncio.get_running_loop()
         record = job.record
@@ -352,7 +368,8 @@ class Scheduler:
         await loop.run_in_executor(self._threads, self._link_inputs, record, inputs)
         if job.cancel.is_set():
             raise CancelledError
-        work = Work(record.id, record.request, inputs, folder / "output")
+        kept_folder = self._kept_work.folder_of(record.user)
+        work = Work(record.id, record.request, inputs, folder / "output", kept_folder)
         await self._executor.run(
             work,
             lambda progress: self._progress(job, progress),

@@ -136,7 +136,7 @@ async def _serve(
             blobs=blobs,
             limits=identity.limits,
             executor=executor,
-            work_folder=config.data / "work",
+            data=config.data,
             threads=threads,
             publish=sessions.publish,
             publish_preview=sessions.publish_preview,
@@ -167,7 +167,7 @@ async def _serve(
         front.start()
         stack.callback(wire.stop)
         tending = asyncio.create_task(_tend(front, identity.limits))
-        cleaning = asyncio.create_task(_clean(journal, blobs, config.quotas.keep_s))
+        cleaning = asyncio.create_task(_clean(journal, blobs, scheduler, config.quotas.keep_s))
         stopping = asyncio.create_task(stop.wait())
         tasks = (tending, cleaning, stopping)
         try:
@@ -191,9 +191,10 @@ async def _tend(front: Front, limits: LimitsFile) -> None:
         front.tend()
 
 
-async def _clean(journal: Journal, blobs: BlobStore, keep_s: float) -> None:
+async def _clean(journal: Journal, blobs: BlobStore, scheduler: Scheduler, keep_s: float) -> None:
     while True:
         blobs.remove_old()
+        scheduler.remove_old()
         try:
             journal.remove_old(keep_s)
         except InputError as error:
