@@ -32,6 +32,8 @@ _log = structlog.get_logger(__name__)
 
 _PART = ".part"
 _READ_BYTES = 4 << 20
+#: What must be left for results when a job is taken on; how large they get is not known then.
+_LEAST_RESULT_BYTES = 1 << 20
 #: EFBIG too: some disks have room but not for a file of this size.
 FULL_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -132,6 +134,20 @@ class BlobStore:
         for key, size_bytes in wanted.items():
             self._count(self._parts, key, size_bytes)
             self._growing.add(key)
+
+    def check_room_for_results(self, user: str, keep: Iterable[BlobKey]) -> None:
+        """Refuse a job of a user who has no room left, removing old blobs where needed.
+
+        Results are kept even where they go beyond the quota, so as not to lose what was made.
+
+        Args:
+            user: Whose job it is.
+            keep: The job's files, which are not removed.
+
+        Raises:
+            InputError: `quota_exceeded` or `disk_full`.
+        """
+        self._make_room(user, _LEAST_RESULT_BYTES, _LEAST_RESULT_BYTES, keep)
 
     def release(self, key: BlobKey) -> None:
         """Give back what was reserved for a part that stopped growing; its bytes stay."""

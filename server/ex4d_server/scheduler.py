@@ -175,7 +175,7 @@ class Scheduler:
             The job's newest event.
 
         Raises:
-            InputError: `job_files`, `blob_missing` or `queue_full`.
+            InputError: `job_files`, `blob_missing`, `queue_full`, `quota_exceeded` or `disk_full`.
             ProtocolError: `conflict`.
         """
         known = self._journal.find_request(user, request_id, request)
@@ -186,6 +186,9 @@ class Scheduler:
         if sum(job.record.user == user for job in self._jobs.values()) >= allowed:
             msg = f"expected at most {allowed} unfinished jobs; wait until some have ended"
             raise InputError("queue_full", msg)
+        self._blobs.check_room_for_results(
+            user, [(user, file.sha256) for file in _files_of(request)]
+        )
         record = self._journal.add(user, request_id, request)
         job = self._remember(record)
         self._queue(job)

@@ -1,6 +1,7 @@
 """Limits of single users: less or more than everybody may have."""
 
 import json
+import os
 import stat
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 from ex4d_server.blobs import BlobStore
 from ex4d_server.config import GIB, Quotas
@@ -16,7 +18,7 @@ from raw_client import RawClient, file_ref, new_id, random_bytes, render_job
 from server_process import ServerProcess, make_key_pair
 
 from ex4d.errors import InputError
-from ex4d.protocol.messages import BlobOffer, BlobWant, JobSubmit
+from ex4d.protocol.messages import BlobOffer, BlobWant, JobSubmit, ReconstructJob
 
 SECOND_S = 1.0
 Connect = Callable[..., RawClient]
@@ -83,6 +85,26 @@ def test_one_users_quota_is_not_the_others(tmp_path: Path) -> None:
     assert blobs.left_bytes("carl") == 0, "what is stored stays"
 
 
+def test_room_for_results_is_made_of_old_files_but_the_jobs_own(tmp_path: Path) -> None:
+    content, other = random_bytes(3 << 20), random_bytes(3 << 20)
+    blobs = BlobStore(tmp_path / "blobs", Quotas(user_bytes=6 << 20))
+    keys: list[tuple[str, str]] = []
+    for data in (content, other):
+        path = tmp_path / "result"
+        path.write_bytes(data)
+        key, size_bytes = blobs.take_file("anna", path)
+        blobs.adopt_part(key, size_bytes)
+        keys.append(key)
+    with pytest.raises(InputError) as caught:
+        blobs.check_room_for_results("anna", keys[:1])
+    assert caught.value.code == "quota_exceeded", "none of them is old"
+    for path in (tmp_path / "blobs").rglob("*"):
+        os.utime(path, (1, 1))
+    blobs = BlobStore(tmp_path / "blobs", Quotas(user_bytes=6 << 20))
+    blobs.check_room_for_results("anna", keys[:1])
+    assert [blobs.size_of(key) is None for key in keys] == [False, True]
+
+
 def test_running_server_keeps_to_new_limits(own_server: OwnServer, connect: Connect) -> None:
     server = own_server("--fake-frame-s", "0.5")
     anna, ben = connect(server, server.authorise("anna")), connect(server, server.authorise("ben"))
@@ -107,6 +129,24 @@ def test_running_server_keeps_to_new_limits(own_server: OwnServer, connect: Conn
     time.sleep(SECOND_S)
     anna.submit(job)
     assert anna.ask(offer, BlobWant).needs
+
+
+def test_who_has_no_room_starts_no_job(own_server: OwnServer, connect: Connect) -> None:
+    """Results may go beyond the quota once, and no further."""
+    server = own_server("--fake-frame-s", "0")
+    anna = connect(server, server.authorise("anna"))
+    anna.hello()
+    content = random_bytes(2 << 20)
+    anna.upload([content])
+    job = ReconstructJob(files=(file_ref("clip.mp4", content),), clip="clip.mp4", name="x")
+    first = new_id()
+    job_id = anna.submit(job, first)
+    assert anna.wait_for_end(job_id).state == "done"
+    server.keys("limit", "anna", "--quota-gib", "0.001")
+    time.sleep(SECOND_S)
+    other = msgspec.structs.replace(job, name="y")
+    assert anna.ask_error(JobSubmit(request_id=new_id(), job=other)) == "quota_exceeded"
+    assert anna.submit(job, first) == job_id, "what was taken on before stays"
 
 
 def test_command_shows_what_it_set(tmp_path: Path) -> None:
