@@ -3,7 +3,6 @@
 Both "cards" are the processor here; `tests/gpu` does it on real ones.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
