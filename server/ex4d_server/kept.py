@@ -42,7 +42,7 @@ class KeptWork:
             user: Whose it was.
             is_done: Whether the result is whole.
         """
-        works = _by_age(self._folder / user)
+        works = [path for _, path in _by_age(self._folder / user)]
         for path in works if is_done else works[:-1]:
             shutil.rmtree(path, ignore_errors=True)
 
@@ -50,15 +50,15 @@ class KeptWork:
         """Remove what nobody came back for."""
         limit_s = time.time() - KEEP_S
         for user in self._folder.iterdir():
-            for path in _by_age(user):
-                if path.stat().st_mtime < limit_s:
+            for used_s, path in _by_age(user):
+                if used_s < limit_s:
                     shutil.rmtree(path, ignore_errors=True)
 
 
-def _by_age(folder: Path) -> list[Path]:
-    """What a folder holds, oldest first; a folder is as old as the last thing put into it."""
+def _by_age(folder: Path) -> list[tuple[float, Path]]:
+    """What a folder holds and when something was last put into it, oldest first."""
     try:
-        return sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime)
-    except FileNotFoundError:
-        # Absent, or another job of the user is tidying up.
+        return sorted((path.stat().st_mtime, path) for path in folder.iterdir())
+    except OSError:
+        # Absent, or a job that ends at this moment is tidying up: next time.
         return []

@@ -47,6 +47,16 @@ def test_work_that_nobody_came_back_for_is_removed(kept: KeptWork) -> None:
     assert [path.exists() for path in (old, new)] == [False, True]
 
 
+def test_what_is_no_work_is_left_alone(kept: KeptWork, tmp_path: Path) -> None:
+    """Whatever lies there, the server goes on."""
+    stray = tmp_path / "kept" / "stray"
+    stray.write_text("x")
+    os.utime(stray, (1, 1))
+    kept.remove_old()
+    kept.tidy("stray", is_done=True)
+    assert stray.exists()
+
+
 def test_who_has_no_room_keeps_nothing(tmp_path: Path) -> None:
     blobs = BlobStore(tmp_path / "blobs", Quotas(user_bytes=0))
     assert KeptWork(tmp_path / "kept", blobs).folder_of("anna") is None
