@@ -33,6 +33,7 @@ ENGINE_TESTS = [
     "**/test_diffusion_*.py",
     "**/test_depth_*.py",
     "**/test_server_ex4d.py",
+    "**/test_raster_nvdiffrast.py",
 ]
 CORE_TESTS = ["house", "protocol", "client", "ex4d", "server", "golden", "e2e", "trials"]
 
