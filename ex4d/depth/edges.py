@@ -21,6 +21,8 @@ _BLURRED_SHARE = 0.24
 _COLOR_LEVELS = 20.0
 #: A pixel that has its side's depth already, but for this share of the edge, is left as it is.
 _KEPT_SHARE = 0.1
+#: What is farther off than this in place, colour and slope together would weigh under 0.0005.
+_MOST_OFF = 7.6
 #: Variance in square pixels that is added to a side's: few or unsure pixels make it level.
 _LEVELLING_PX2 = 0.5
 
@@ -136,11 +138,11 @@ def _vote(inverse, rgb, low, high, band, slope, reach, result, first, end):  # n
                     blue = float(rgb[y, x, 2]) - rgb[j, i, 2]
                     tilt = slope[y, x] * per_slope
                     right, down = float(x - i), float(y - j)
-                    weight = np.exp(
-                        -(red * red + green * green + blue * blue) * per_color
-                        - (right * right + down * down) * per_place
-                        - tilt * tilt
-                    )
+                    off = (red * red + green * green + blue * blue) * per_color
+                    off += (right * right + down * down) * per_place + tilt * tilt
+                    if off > _MOST_OFF:
+                        continue
+                    weight = np.exp(-off)
                     value = inverse[y, x]
                     side = sums[1 if value > middle else 0]
                     side[0] += weight

@@ -118,7 +118,7 @@ def _flow_size(inverse: NDArray[np.float32]) -> tuple[int, int]:
 
 def _moments(inverse: NDArray[np.float32], frames: NDArray[np.uint8]) -> Iterator[_Moment]:
     """The frames in order, each linked to the one before."""
-    flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
     size = _flow_size(inverse)
     previous = None
     pairs = zip(each_frame(frames), each_frame(inverse), strict=True)
@@ -148,10 +148,10 @@ def _neighbours(moments: Sequence[_Moment], at: int, sign: int) -> Iterator[_Nei
         assert flow is not None  # noqa: S101 - neighbours are linked
         moved += _fetched(flow, grid + moved)
         place = _enlarged(moved, now.inverse.shape)
-        difference = cv2.absdiff(_fetched(other.picture, place), now.picture).max(axis=-1)
-        is_same = cv2.blur(difference, (3, 3)) < _SAME_LEVELS
-        is_same &= (place >= 0).all(axis=-1)
-        is_same &= (place <= np.array(is_same.shape[::-1]) - 1).all(axis=-1)
+        red, green, blue = cv2.split(cv2.absdiff(_fetched(other.picture, place), now.picture))
+        is_same = cv2.blur(cv2.max(cv2.max(red, green), blue), (3, 3)) < _SAME_LEVELS
+        for axis, size_px in enumerate(is_same.shape[::-1]):
+            is_same &= (place[..., axis] >= 0) & (place[..., axis] <= size_px - 1)
         yield _Neighbour(sign * steps, _fetched(other.inverse, place), is_same)
 
 
