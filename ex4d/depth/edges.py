@@ -50,11 +50,15 @@ def snap_edges(
     if np.mean([_blurred_share(frame, spread) for frame in each_frame(sample)]) < _BLURRED_SHARE:
         return False
     pictures = zip(each_frame(inverse), each_frame(frames), strict=True)
+    smear_px = _smear_px(inverse[0])
+    # Cost stays in proportion to the pixels: large pictures are looked at in larger steps.
+    stride_px = max(2, smear_px // 3)
+    steps = round(2 * smear_px / stride_px)
     for index, (frame, picture) in enumerate(pictures):
         low, high, band = _edges(frame, spread)
         ALL_CORES.over_rows(
             len(frame), _vote, frame.copy(), picture, low, high, band, _slope(frame),
-            2 * _smear_px(frame), frame,
+            stride_px, steps, frame,
         )  # fmt: skip
         # Single pixels that voted otherwise than all around them.
         smooth = cv2.medianBlur(frame, 3)
@@ -114,9 +118,12 @@ def _blurred_share(inverse: NDArray[np.float32], spread: float) -> float:
 
 
 @njit(nogil=True, cache=True)
-def _vote(inverse, rgb, low, high, band, slope, reach, result, first, end):  # noqa: PLR0913
+def _vote(  # noqa: PLR0913
+    inverse, rgb, low, high, band, slope, stride, steps, result, first, end
+):
     """Decide the pixels of a band, some rows of them."""
     height_px, width_px = inverse.shape
+    reach = stride * steps
     per_color = 1 / (2 * _COLOR_LEVELS * _COLOR_LEVELS)
     per_place = 2 / np.float32(reach * reach)
     # Of the far and the near side: weight, x, y, xx, xy, yy, value, x value, y value.
@@ -130,9 +137,9 @@ def _vote(inverse, rgb, low, high, band, slope, reach, result, first, end):  # n
             # Half of this weight is lost where a window's range would be crossed in 20 pixels.
             per_slope = 20 / step
             sums[:] = 0
-            # Every other pixel, itself among them: reach is even.
-            for y in range(max(j % 2, j - reach), min(height_px, j + reach + 1), 2):
-                for x in range(max(i % 2, i - reach), min(width_px, i + reach + 1), 2):
+            # The pixel itself is among them.
+            for y in range(max(j % stride, j - reach), min(height_px, j + reach + 1), stride):
+                for x in range(max(i % stride, i - reach), min(width_px, i + reach + 1), stride):
                     red = float(rgb[y, x, 0]) - rgb[j, i, 0]
                     green = float(rgb[y, x, 1]) - rgb[j, i, 1]
                     blue = float(rgb[y, x, 2]) - rgb[j, i, 2]
