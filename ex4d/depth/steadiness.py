@@ -38,6 +38,8 @@ _TREND_ERRORS = 3.0
 #: blurred depth, 0.0025 to 0.027 with noise and flicker, in the generated scenes.
 _JUDGED_FRAMES = 5
 _UNSTEADY_SHARE = 0.0015
+#: OpenCV's types know no absent array, its functions do.
+_ABSENT: Any = None
 
 
 @dataclass(eq=False)
@@ -84,7 +86,6 @@ def steady(
             window.append(next(moments))
         inverse[index] = _steadied(list(window), index - window[0].index, spread)
         task.step("refining", index + 1, 2 * len(inverse))
-    moments.close()
     return True
 
 
@@ -118,18 +119,17 @@ def _flow_size(inverse: NDArray[np.float32]) -> tuple[int, int]:
 
 def _moments(inverse: NDArray[np.float32], frames: NDArray[np.uint8]) -> Iterator[_Moment]:
     """The frames in order, each linked to the one before."""
-    flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+    flow: Any = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
     size = _flow_size(inverse)
     previous = None
     pairs = zip(each_frame(frames), each_frame(inverse), strict=True)
     for index, (picture, depth) in enumerate(pairs):
-        small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
-        moment = _Moment(
-            index, picture.copy(), depth.copy(), cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
-        )
+        small: Any = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+        grey: Any = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
+        moment = _Moment(index, picture.copy(), depth.copy(), grey)
         if previous is not None:
-            previous.to_next = flow.calc(previous.grey, moment.grey, None)
-            moment.to_previous = flow.calc(moment.grey, previous.grey, None)
+            previous.to_next = flow.calc(previous.grey, moment.grey, _ABSENT)
+            moment.to_previous = flow.calc(moment.grey, previous.grey, _ABSENT)
         yield moment
         previous = moment
 
@@ -157,7 +157,7 @@ def _neighbours(moments: Sequence[_Moment], at: int, sign: int) -> Iterator[_Nei
 
 def _fetched(image: NDArray[Any], place: NDArray[np.float32]) -> NDArray[Any]:
     """An image's values at places (height, width, 2), x first, in its own pixels."""
-    return cv2.remap(image, place, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return cv2.remap(image, place, _ABSENT, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 
 def _enlarged(moved: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
