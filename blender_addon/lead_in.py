@@ -149,7 +149,9 @@ def write_lead_in(shot: bpy.types.Object, frame_start: int, frame_count: int) ->
         )
         path.append(camera.matrix_parent_inverse.inverted() @ pose)
         lenses_mm.append(origin.lens_mm + (state.lens_mm - origin.lens_mm) * share)
-    return camera_moves.write_path(shot, path, frame_start, lenses_mm)
+    return camera_moves.write_path(
+        camera, path, frame_start, lenses_mm, radius=clip.radius, rests=(True, False)
+    )
 
 
 def _last_key(camera: bpy.types.Object) -> int:

@@ -59,13 +59,14 @@ class Move:
 
 
 def pose(
-    name: str, index: int, frame_count: int, radius: float, amount: float | None = None
+    name: str, index: float, frame_count: int, radius: float, amount: float | None = None
 ) -> Pose:
     """The camera of one frame of a move.
 
     Args:
         name: A key of `MOVES`.
-        index: Frame, counted from 0.
+        index: Frame, counted from 0; may lie between two, since a path can be gone along at any
+            pace.
         frame_count: Frames of the whole move.
         radius: Distance of the pivot, in scene units.
         amount: How far the move goes, in the move's unit; its default where absent.
@@ -78,8 +79,8 @@ def pose(
     if not 0.0 < radius < math.inf:
         msg = f"expected a radius above 0 for {name}, found {radius:g}; give the pivot's distance"
         raise InputError("move_radius", msg)
-    if not 0 <= index < frame_count:
-        msg = f"expected a frame from 0 to {frame_count - 1} of {name}, found {index}"
+    if not 0 <= index <= frame_count - 1:
+        msg = f"expected a frame from 0 to {frame_count - 1} of {name}, found {index:g}"
         raise InputError("move_frames", msg)
     if amount is None:
         amount = move.default_amount
