@@ -10,7 +10,7 @@ import numpy as np
 from mathutils import Matrix
 from numpy.typing import NDArray
 
-from . import axes, compat
+from . import axes, camera_binding, compat
 from ._vendor import moves
 from ._vendor.errors import Ex4dError, InputError
 from ._vendor.protocol.documents import MAX_FRAMES
@@ -101,12 +101,11 @@ def write_move(
         Number of keys of the camera's place and rotation.
 
     Raises:
-        InputError: `camera_missing`, `camera_elsewhere`, `camera_driven`, `move_unknown` or
-            `move_amount`.
+        InputError: `move_unknown`, `move_amount`, or of `checked_camera`.
     """
     properties = shot.ex4d_shot
-    camera, source = camera or properties.camera, properties.source_camera
-    check_camera(shot, camera, source)
+    camera = checked_camera(shot, camera or properties.camera)
+    source = properties.source_camera
     amount = moves.find(name).default_amount * strength
     pace, last = EASES[ease], frame_count - 1
     # The pace changes, not the path: an eased orbit stays on its circle.
@@ -158,17 +157,18 @@ def write_path(
     return key_count
 
 
-def check_camera(
-    shot: bpy.types.Object, camera: bpy.types.Object | None, source: bpy.types.Object | None
-) -> None:
-    """Refuse a camera that cannot be keyed relative to its shot.
+def checked_camera(shot: bpy.types.Object, camera: bpy.types.Object | None) -> bpy.types.Object:
+    """The same camera, if it can be keyed relative to its shot.
 
     Raises:
-        InputError: `camera_missing`, `camera_elsewhere` or `camera_driven`.
+        InputError: `camera_missing`, `camera_type`, `camera_elsewhere` or `camera_driven`.
     """
-    if camera is None or source is None:
+    if camera is None or shot.ex4d_shot.source_camera is None:
         message = f"expected {shot.name} to have its cameras, found one deleted; import it again"
         raise InputError("camera_missing", message)
+    if camera.type != "CAMERA":
+        message = f"expected a camera, found {camera.name} bound by a marker; bind a camera"
+        raise InputError("camera_type", message)
     if camera.parent != shot or camera.parent_type != "OBJECT":
         message = (
             f"expected {camera.name} to be a child of {shot.name}, whose place the move is "
@@ -184,6 +184,7 @@ def check_camera(
                         f"{driver.data_path}; remove it"
                     )
                     raise InputError("camera_driven", message)
+    return camera
 
 
 def _cam_to_world(pose: moves.Pose) -> Matrix:
@@ -381,6 +382,7 @@ class EX4D_OT_add_move(NeedsShot, bpy.types.Operator):
                 frame_count=frame_count,
                 strength=self.strength,
                 ease=self.ease,
+                camera=camera_binding.camera_at(scene, shot, frame_start),
             )
         except Ex4dError as error:
             self.report({"ERROR"}, error.message)

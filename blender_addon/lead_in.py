@@ -13,7 +13,7 @@ import bpy
 import numpy as np
 from mathutils import Euler, Matrix, Quaternion, Vector
 
-from . import camera_moves, compat
+from . import camera_binding, camera_moves, compat
 from ._vendor.errors import Ex4dError, InputError
 from .shots import NeedsShot, active_shot, take_frames
 
@@ -31,10 +31,11 @@ class CameraState:
     lens_mm: float
 
 
-def is_plain(shot: bpy.types.Object) -> bool:
-    """Whether the camera's F-curves alone say where it is: no constraints, drivers or rigs."""
-    camera = shot.ex4d_shot.camera
-    if camera is None or camera.parent != shot or camera.parent_type != "OBJECT":
+def is_plain(shot: bpy.types.Object, camera: bpy.types.Object | None) -> bool:
+    """Whether a camera's F-curves alone say where it is: no constraints, drivers or rigs."""
+    if camera is None or camera.type != "CAMERA":
+        return False
+    if camera.parent != shot or camera.parent_type != "OBJECT":
         return False
     if any(not constraint.mute for constraint in camera.constraints):
         return False
@@ -95,24 +96,27 @@ def offset_px(shot: bpy.types.Object, state: CameraState) -> float:
 
 def starts_elsewhere(context: bpy.types.Context, shot: bpy.types.Object) -> bool:
     """Whether the take's first frame is known not to be the source's own view."""
-    clip = shot.ex4d_shot
-    if clip.source_camera is None or not is_plain(shot):
-        return False
     try:
         first, _ = take_frames(context, shot)
     except InputError:
         return False
-    return offset_px(shot, state_at(clip.camera, first)) > SAME_VIEW_PX
+    camera = camera_binding.camera_at(context.scene, shot, first)
+    if shot.ex4d_shot.source_camera is None or not is_plain(shot, camera):
+        return False
+    return offset_px(shot, state_at(camera, first)) > SAME_VIEW_PX
 
 
-def write_lead_in(shot: bpy.types.Object, frame_start: int, frame_count: int) -> int:
-    """Key the camera from the source camera into its own path.
+def write_lead_in(
+    shot: bpy.types.Object, camera: bpy.types.Object | None, frame_start: int, frame_count: int
+) -> int:
+    """Key a camera from the source camera into its own path.
 
     Keys from `frame_start` on are set anew, since a key amid a curve would bend what follows it;
     the path after the lead-in stays what it was within `camera_moves.TOLERANCE`.
 
     Args:
-        shot: Its camera must hang from it directly.
+        shot: The camera must hang from it directly.
+        camera: The one that the take begins with.
         frame_start: Frame of the source's view.
         frame_count: Frames until the path is met.
 
@@ -120,12 +124,11 @@ def write_lead_in(shot: bpy.types.Object, frame_start: int, frame_count: int) ->
         Number of keys of the camera's place and rotation.
 
     Raises:
-        InputError: `camera_missing`, `camera_elsewhere`, `camera_driven` or `camera_constrained`.
+        InputError: `camera_constrained`, or of `camera_moves.checked_camera`.
     """
     clip = shot.ex4d_shot
-    camera, source = clip.camera, clip.source_camera
-    camera_moves.check_camera(shot, camera, source)
-    if not is_plain(shot):
+    camera, source = camera_moves.checked_camera(shot, camera), clip.source_camera
+    if not is_plain(shot, camera):
         message = (
             f"expected {camera.name} to be moved by its own keys, found constraints, drivers or "
             "NLA tracks; bake its action first (Object > Animation > Bake Action)"
@@ -211,7 +214,8 @@ class EX4D_OT_add_lead_in(NeedsShot, bpy.types.Operator):
                     "range"
                 )
                 raise InputError("lead_in_short", message)
-            key_count = write_lead_in(shot, first, count)
+            camera = camera_binding.camera_at(context.scene, shot, first)
+            key_count = write_lead_in(shot, camera, first, count)
         except Ex4dError as error:
             self.report({"ERROR"}, error.message)
             return {"CANCELLED"}

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import bpy
 
-from . import camera_moves, compat
+from . import camera_binding, camera_moves, compat
 from ._vendor.errors import InputError
 from .ops_connection import OperatorBase
 from .shots import NeedsShot, active_shot, take_frames
@@ -106,9 +106,9 @@ class EX4D_OT_add_shake(_OnShot):
     def work(self, context: bpy.types.Context, shot: bpy.types.Object) -> None:
         """Write the modifiers and show the current frame again."""
         clip, shake = shot.ex4d_shot, SHAKES[self.preset]
-        camera_moves.check_camera(shot, clip.camera, clip.source_camera)
-        camera = clip.camera
         first, _ = take_frames(context, shot)
+        bound = camera_binding.camera_at(context.scene, shot, first)
+        camera = camera_moves.checked_camera(shot, bound)
         if camera.rotation_mode == "QUATERNION":
             # Half the angle; w stays, since small turns do not need it.
             turns = [("rotation_quaternion", index, shake.turn_rad / 2) for index in (1, 2, 3)]

@@ -127,7 +127,7 @@ def test_eased_move_keeps_its_path_and_changes_its_pace(addon, shot, name, ease,
     share_of_way, first_speed, last_speed = EASES[ease]
     assert_follows(addon, shot, name, [48.0 * share_of_way(index / 48) for index in range(49)])
     for end, inside, speed in ((0.0, 0.02, first_speed), (48.0, 47.98, last_speed)):
-        matrices, focals = exact(addon, name, (end, inside))
+        matrices, _ = exact(addon, name, (end, inside))
         plain = np.abs(matrices[1] - matrices[0]).max()
         eased = np.abs(drawn(addon, camera, 11.0 + inside) - drawn(addon, camera, 11.0 + end)).max()
         assert eased / plain == pytest.approx(speed, abs=0.06)
