@@ -104,19 +104,18 @@ def write_move(
         InputError: `move_unknown`, `move_amount`, or of `checked_camera`.
     """
     properties = shot.ex4d_shot
-    camera = checked_camera(shot, camera or properties.camera)
-    source = properties.source_camera
+    keyed, source = checked_camera(shot, camera or properties.camera), properties.source_camera
     amount = moves.find(name).default_amount * strength
     pace, last = EASES[ease], frame_count - 1
     # The pace changes, not the path: an eased orbit stays on its circle.
     places = [last * pace.share_of_way(index / max(last, 1)) for index in range(frame_count)]
     poses = [moves.pose(name, place, frame_count, properties.radius, amount) for place in places]
     # The rest pose may have been moved away by hand: the move is relative to the source camera.
-    parent_inverse = camera.matrix_parent_inverse.inverted()
+    parent_inverse = keyed.matrix_parent_inverse.inverted()
     path = [parent_inverse @ axes.camera_in_shot(_cam_to_world(pose)) for pose in poses]
     lenses_mm = [source.data.lens * pose.focal_scale for pose in poses]
     return write_path(
-        camera,
+        keyed,
         path,
         frame_start,
         lenses_mm,

@@ -107,7 +107,7 @@ def starts_elsewhere(context: bpy.types.Context, shot: bpy.types.Object) -> bool
 
 
 def write_lead_in(
-    shot: bpy.types.Object, camera: bpy.types.Object | None, frame_start: int, frame_count: int
+    shot: bpy.types.Object, camera: bpy.types.Object, frame_start: int, frame_count: int
 ) -> int:
     """Key a camera from the source camera into its own path.
 
@@ -115,8 +115,8 @@ def write_lead_in(
     the path after the lead-in stays what it was within `camera_moves.TOLERANCE`.
 
     Args:
-        shot: The camera must hang from it directly.
-        camera: The one that the take begins with.
+        shot: The camera's shot.
+        camera: As of `camera_moves.checked_camera`.
         frame_start: Frame of the source's view.
         frame_count: Frames until the path is met.
 
@@ -124,17 +124,16 @@ def write_lead_in(
         Number of keys of the camera's place and rotation.
 
     Raises:
-        InputError: `camera_constrained`, or of `camera_moves.checked_camera`.
+        InputError: `camera_constrained`.
     """
     clip = shot.ex4d_shot
-    camera, source = camera_moves.checked_camera(shot, camera), clip.source_camera
     if not is_plain(shot, camera):
         message = (
             f"expected {camera.name} to be moved by its own keys, found constraints, drivers or "
             "NLA tracks; bake its action first (Object > Animation > Bake Action)"
         )
         raise InputError("camera_constrained", message)
-    origin = state_at(source, clip.frame_start)
+    origin = state_at(clip.source_camera, clip.frame_start)
     path: list[Matrix] = []
     lenses_mm: list[float] = []
     frames = range(frame_start, max(frame_start + frame_count, _last_key(camera)) + 1)
@@ -215,7 +214,8 @@ class EX4D_OT_add_lead_in(NeedsShot, bpy.types.Operator):
                 )
                 raise InputError("lead_in_short", message)
             camera = camera_binding.camera_at(context.scene, shot, first)
-            key_count = write_lead_in(shot, camera, first, count)
+            keyed = camera_moves.checked_camera(shot, camera)
+            key_count = write_lead_in(shot, keyed, first, count)
         except Ex4dError as error:
             self.report({"ERROR"}, error.message)
             return {"CANCELLED"}
