@@ -109,7 +109,11 @@ def write_move(
     pace, last = EASES[ease], frame_count - 1
     # The pace changes, not the path: an eased orbit stays on its circle.
     places = [last * pace.share_of_way(index / max(last, 1)) for index in range(frame_count)]
-    poses = [moves.pose(name, place, frame_count, properties.radius, amount) for place in places]
+    right, up = properties.pivot_offset
+    poses = [
+        moves.pose(name, place, frame_count, properties.radius, amount, pivot_offset=(right, -up))
+        for place in places
+    ]
     # The rest pose may have been moved away by hand: the move is relative to the source camera.
     parent_inverse = keyed.matrix_parent_inverse.inverted()
     path = [parent_inverse @ axes.camera_in_shot(_cam_to_world(pose)) for pose in poses]

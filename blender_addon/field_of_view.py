@@ -45,6 +45,8 @@ def apply(shot: bpy.types.PropertyGroup) -> None:
             mesh_object.scale = (1 / zoom, 1.0, 1 / zoom)
     change = zoom / shot.applied_zoom
     shot.applied_zoom = zoom
+    # The pivot stays on what it was set on.
+    shot.pivot_offset = [value / change for value in shot.pivot_offset]
     lenses = {camera.data for camera in (shot.source_camera, shot.camera) if camera is not None}
     for lens in lenses:
         lens.lens *= change

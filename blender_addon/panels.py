@@ -155,6 +155,7 @@ class EX4D_PT_camera(_Sidebar, bpy.types.Panel):
         column.use_property_decorate = False
         column.prop(shot.ex4d_shot, "camera")
         column.prop(shot.ex4d_shot, "radius")
+        column.prop(shot.ex4d_shot, "pivot_offset")
         layout.operator_menu_enum("ex4d.set_pivot", "origin", icon="PIVOT_CURSOR")
         layout.operator_menu_enum("ex4d.add_move", "move", icon="CAMERA_DATA")
         layout.operator_menu_enum("ex4d.add_shake", "preset", icon="MOD_NOISE")

@@ -105,6 +105,16 @@ class EX4D_PG_shot(bpy.types.PropertyGroup):
         default=1.0,
         options=set(),
     )
+    pivot_offset: bpy.props.FloatVectorProperty(  # type: ignore[valid-type]
+        name="Pivot Offset",
+        description=(
+            "How far to the right and above the middle of the source camera's view the point lies "
+            "that orbits turn around; EX-4D's own moves turn around the middle"
+        ),
+        size=2,
+        subtype="XYZ",
+        options=set(),
+    )
     source_camera: bpy.props.PointerProperty(  # type: ignore[valid-type]
         type=bpy.types.Object, poll=_is_camera, options=set()
     )
