@@ -331,7 +331,7 @@ class EX4D_OT_add_move(NeedsShot, bpy.types.Operator):
 
     bl_idname = "ex4d.add_move"
     bl_label = "Add Camera Move"
-    bl_options = {"REGISTER", "UNDO"}
+    bl_options = {"REGISTER", "UNDO", "PRESET"}
 
     move: bpy.props.EnumProperty(
         name="Move", description="Where the camera goes", items=MOVE_ITEMS, default="orbit_right"

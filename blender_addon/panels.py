@@ -157,7 +157,7 @@ class EX4D_PT_camera(_Sidebar, bpy.types.Panel):
         column.prop(shot.ex4d_shot, "radius")
         column.prop(shot.ex4d_shot, "pivot_offset")
         layout.operator_menu_enum("ex4d.set_pivot", "origin", icon="PIVOT_CURSOR")
-        layout.operator_menu_enum("ex4d.add_move", "move", icon="CAMERA_DATA")
+        layout.menu("EX4D_MT_add_move", icon="CAMERA_DATA")
         layout.operator_menu_enum("ex4d.add_shake", "preset", icon="MOD_NOISE")
 
 

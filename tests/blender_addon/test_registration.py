@@ -123,6 +123,14 @@ class Layout:
         operator = getattr(__import__("bpy").ops.ex4d, name.partition(".")[2])
         assert operator.get_rna_type().properties[prop].type == "ENUM"
 
+    def operator_enum(self, name, prop):
+        self.operator_menu_enum(name, prop)
+
+    def menu(self, name, *, text=None, icon="NONE"):
+        assert hasattr(__import__("bpy").types, name), name
+        assert icon in icons()
+        self.words.append(name if text is None else text)
+
     def progress(self, *, factor, text):
         assert 0.0 <= factor <= 1.0
         self.words.append(text)
