@@ -15,6 +15,7 @@ from . import (
     ops_moves,
     ops_takes,
     panels,
+    pie_menu,
     preferences,
     preview,
     pump,
@@ -48,6 +49,7 @@ MODULES: tuple[ModuleType, ...] = (
     panels,
     ops_coverage,
     ops_takes,
+    pie_menu,
 )
 
 
