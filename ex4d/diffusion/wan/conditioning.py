@@ -52,6 +52,12 @@ class ModelInputs:
     image_tokens: torch.Tensor
     camera: torch.Tensor
 
+    def to(self, device: torch.device) -> "ModelInputs":
+        """The same on a device."""
+        return ModelInputs(
+            self.first_frame.to(device), self.image_tokens.to(device), self.camera.to(device)
+        )
+
 
 def check_condition(condition: Condition) -> None:
     """Refuse a condition that shows nothing, or nothing that can be used.
