@@ -4,6 +4,7 @@
 Nothing is evaluated or changed, so that panels may ask.
 """
 
+import bisect
 from typing import NamedTuple
 
 import bpy
@@ -23,13 +24,11 @@ def bound_camera(scene: bpy.types.Scene, frame: int) -> bpy.types.Object | None:
     As `BKE_scene_camera_switch_find` has it: the last marker up to the frame, before the first one
     the first; of several on one frame the oldest; cameras that are hidden in renders do not count.
     """
-    bound: dict[int, bpy.types.Object] = {}
-    for marker in scene.timeline_markers:
-        if marker.camera is not None and not marker.camera.hide_render:
-            bound.setdefault(marker.frame, marker.camera)
+    bound = _bindings(scene)
     if not bound:
         return None
-    return bound[max((at for at in bound if at <= frame), default=min(bound))]
+    place = bisect.bisect_right(bound, frame, key=lambda binding: binding[0])
+    return bound[max(place - 1, 0)][1]
 
 
 def camera_at(
@@ -43,16 +42,26 @@ def stretches(
     scene: bpy.types.Scene, shot: bpy.types.Object, first: int, last: int
 ) -> list[Stretch]:
     """The frames from `first` to `last` by the camera that a take sees through."""
-    cuts = {marker.frame for marker in scene.timeline_markers if first < marker.frame <= last}
-    starts = [first, *sorted(cuts)]
-    found: list[Stretch] = []
-    for start, end in zip(starts, [*(start - 1 for start in starts[1:]), last], strict=True):
-        camera = camera_at(scene, shot, start)
-        if found and found[-1].camera == camera:
-            found[-1] = found[-1]._replace(last=end)
-        else:
-            found.append(Stretch(start, end, camera))
+    found = [Stretch(first, last, camera_at(scene, shot, first))]
+    for frame, camera in _bindings(scene):
+        if first < frame <= last and camera != found[-1].camera:
+            found[-1] = found[-1]._replace(last=frame - 1)
+            found.append(Stretch(frame, last, camera))
     return found
+
+
+def _bindings(scene: bpy.types.Scene) -> list[tuple[int, bpy.types.Object]]:
+    """Frames from which on a camera is bound, in order."""
+    bound: dict[int, bpy.types.Object] = {}
+    for marker in scene.timeline_markers:
+        if marker.camera is not None and not marker.camera.hide_render:
+            bound.setdefault(marker.frame, marker.camera)
+    return sorted(bound.items(), key=lambda binding: binding[0])
+
+
+def hanging_cameras(shot: bpy.types.Object) -> list[bpy.types.Object]:
+    """The cameras among what hangs from a shot, at whatever depth."""
+    return [child for child in shot.children_recursive if child.type == "CAMERA"]
 
 
 def is_of_another_shot(camera: bpy.types.Object | None, shot: bpy.types.Object) -> bool:

@@ -4,7 +4,7 @@
 import bpy
 from mathutils import Vector
 
-from . import picking
+from . import camera_binding, picking
 from ._vendor.errors import InputError
 from .ops_connection import OperatorBase
 from .shots import NeedsShot, active_shot
@@ -45,21 +45,11 @@ class EX4D_OT_scale_to_distance(NeedsShot, OperatorBase):
             raise InputError("measure_points", message)
         factor = self.distance / length
         shot.scale = shot.scale * factor
-        properties = shot.ex4d_shot
-        for camera in {properties.source_camera, properties.camera}:
-            if camera is not None and shot in _ancestors(camera):
-                # What hangs from the shot comes along, but a camera's own lengths do not.
-                camera.data.clip_start *= factor
-                camera.data.clip_end *= factor
-                camera.data.display_size *= factor
-
-
-def _ancestors(found: bpy.types.Object) -> list[bpy.types.Object]:
-    ancestors: list[bpy.types.Object] = []
-    while found.parent is not None:
-        found = found.parent
-        ancestors.append(found)
-    return ancestors
+        for camera in camera_binding.hanging_cameras(shot):
+            # What hangs from the shot comes along, but a camera's own lengths do not.
+            camera.data.clip_start *= factor
+            camera.data.clip_end *= factor
+            camera.data.display_size *= factor
 
 
 class EX4D_OT_measure(picking.PicksOnMesh, NeedsShot, bpy.types.Operator):

@@ -85,7 +85,7 @@ class EX4D_PG_shot(bpy.types.PropertyGroup):
     field_of_view: bpy.props.FloatProperty(  # type: ignore[valid-type]
         name="Field of View",
         description=(
-            "Angle along the long side of the video. Spreads the mesh and the lenses of both "
+            "Angle along the long side of the video. Spreads the mesh and the lenses of its "
             "cameras together, and the takes that follow; depth stays as it is"
         ),
         subtype="ANGLE",

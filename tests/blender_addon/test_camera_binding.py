@@ -172,6 +172,27 @@ def test_lead_in_and_shake_go_to_the_camera_that_the_take_begins_with(addon, sho
     assert all(len(curve.modifiers) == 1 for curve in addon("compat").fcurves_of(bound))
 
 
+def test_field_of_view_and_scale_reach_every_camera_of_the_shot(addon, shot):
+    import bpy
+
+    bound, foreign = add_camera(shot, "Bound", 0.0), add_camera(shot, "Foreign", 0.0)
+    foreign.parent = None
+    crane = bpy.data.objects.new("Crane", None)
+    bpy.context.scene.collection.objects.link(crane)
+    crane.parent, bound.parent = shot, crane
+    own = shot.ex4d_shot.camera
+    lens, clip_end = own.data.lens, own.data.clip_end
+    bound.data.lens, bound.data.clip_end = lens, clip_end
+    foreign.data.lens, foreign.data.clip_end = lens, clip_end
+    shot.ex4d_shot.field_of_view *= 0.5
+    assert own.data.lens > 1.5 * lens
+    assert bound.data.lens == pytest.approx(own.data.lens)
+    assert foreign.data.lens == pytest.approx(lens)
+    bpy.ops.ex4d.scale_to_distance(first=(0, 3, 0), second=(0.5, 3, 0), distance=1.25)
+    assert bound.data.clip_end == own.data.clip_end == pytest.approx(2.5 * clip_end)
+    assert foreign.data.clip_end == pytest.approx(clip_end)
+
+
 def test_coverage_goes_stale_with_the_markers_and_leaves_bound_ones(addon, shot):
     import bpy
 
