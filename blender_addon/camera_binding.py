@@ -65,7 +65,9 @@ def hanging_cameras(shot: bpy.types.Object) -> list[bpy.types.Object]:
 
 
 def is_of_another_shot(camera: bpy.types.Object | None, shot: bpy.types.Object) -> bool:
-    """Whether a camera hangs from a shot, but not from this one."""
+    """Whether a camera hangs from another shot, and was not chosen for this one."""
+    if camera == shot.ex4d_shot.camera:
+        return False
     while camera is not None and not camera.ex4d_shot.is_shot:
         camera = camera.parent
     return camera is not None and camera != shot

@@ -175,7 +175,7 @@ def checked_camera(shot: bpy.types.Object, camera: bpy.types.Object | None) -> b
     if camera.parent != shot or camera.parent_type != "OBJECT":
         message = (
             f"expected {camera.name} to be a child of {shot.name}, whose place the move is "
-            "relative to; parent it to the shot or choose the shot's own camera"
+            "relative to; parent it to the shot, or have panel and markers choose the shot's own"
         )
         raise InputError("camera_elsewhere", message)
     for owner, paths in ((camera, ("location", "rotation")), (camera.data, ("lens",))):

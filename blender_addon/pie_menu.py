@@ -28,7 +28,7 @@ def draw_button(layout: bpy.types.UILayout) -> None:
     row = layout.row()
     button = row.operator("wm.call_menu_pie", text="Pie Menu", icon="EVENT_OS")
     button.name = EX4D_MT_pie.bl_idname
-    row.label(text="Right click on it, Assign Shortcut: no key is set unasked")
+    row.label(text="Right click on it and choose Assign Shortcut")
 
 
 register, unregister = bpy.utils.register_classes_factory((EX4D_MT_pie,))

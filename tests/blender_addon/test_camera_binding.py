@@ -143,6 +143,29 @@ def test_range_of_a_shot_is_where_its_own_cameras_are_bound(addon, shot, tmp_pat
     assert caught.value.code == "range_empty"
 
 
+def test_camera_chosen_for_a_shot_is_its_own_wherever_it_hangs(addon, shot, tmp_path):
+    import bpy
+
+    other = import_shot(addon, tmp_path / "other", frame_start=1)
+    shot.ex4d_shot.camera = other.ex4d_shot.camera
+    assert addon("shots").take_frames(bpy.context, shot) == (1, 20)
+    bind(other.ex4d_shot.camera, 5)
+    assert addon("shots").take_frames(bpy.context, shot) == (1, 20)
+
+
+def test_camera_of_none_of_the_shots_is_seen_through_but_gets_no_moves(addon, shot):
+    import bpy
+
+    main = add_camera(shot, "Main", 0.0)
+    main.parent = None
+    main.location.x = 1.5
+    bind(main, 1)
+    assert places(addon) == pytest.approx([1.5] * 20)
+    with pytest.raises(RuntimeError, match="have panel and markers choose the shot's own"):
+        bpy.ops.ex4d.add_move(move="truck_right")
+    assert not addon("compat").fcurves_of(main)
+
+
 def test_moves_go_to_the_camera_that_is_seen_through(addon, shot):
     import bpy
 
