@@ -142,11 +142,20 @@ class Share(NamedTuple):
         models: Its transformer.
         inputs: What it is told about the condition.
         contexts: One for each branch of guidance that it takes; see `embed_context`.
+        table: From `rotary_table`, on the card.
     """
 
     models: WanModels
     inputs: ModelInputs
     contexts: list[Any]
+    table: torch.Tensor
+
+    @classmethod
+    def of(cls, models: WanModels, inputs: ModelInputs, contexts: list[Any]) -> "Share":
+        """The share of the card that the models are on; the inputs may be on another one."""
+        grid = inputs.camera.shape[2:]
+        table = rotary_table(models.dit, *grid).to(models.device)
+        return cls(models, inputs.to(models.device), contexts, table)
 
 
 def predict(
@@ -205,7 +214,7 @@ class _Pass:
             [tokens] * len(contexts),
             contexts,
             modulation,
-            rotary_table(self._dit, *self._grid).to(models.device),
+            self._share.table,
             before_block=before_block,
         )
 
@@ -266,10 +275,10 @@ def denoise(
 
 def _shares(models: WanModels, inputs: ModelInputs, guidance: Guidance) -> list[Share]:
     if guidance.negative is None:
-        return [Share(models, inputs, [guidance.prompt])]
+        return [Share.of(models, inputs, [guidance.prompt])]
     if models.second is None:
-        return [Share(models, inputs, [guidance.prompt, guidance.negative])]
+        return [Share.of(models, inputs, [guidance.prompt, guidance.negative])]
     return [
-        Share(models, inputs, [guidance.prompt]),
-        Share(models.second, inputs.to(models.second.device), [guidance.negative]),
+        Share.of(models, inputs, [guidance.prompt]),
+        Share.of(models.second, inputs, [guidance.negative]),
     ]
