@@ -39,6 +39,10 @@ def read_move(path: Path) -> dict[str, Any]:
     except (OSError, SyntaxError, ValueError) as error:
         message = f"expected a saved move in {path}, found none: {error}; save it again"
         raise InputError("move_unreadable", message) from error
+    if "move" not in found:
+        # Of another operator, or left behind by a Blender that could not save it.
+        message = f"expected a saved move in {path}, found none; delete it and save it again"
+        raise InputError("move_unreadable", message)
     return found
 
 

@@ -152,8 +152,9 @@ def test_saved_move_is_deleted_by_its_name(addon, saved):
     ("content", "words"),
     [
         (b"op.move = 'gone'\n", "gone"),
-        (b"op.speed = 1\n", "speed"),
-        (b"op.strength = 100.0\n", "expected an amount"),
+        (b"op.move = 'zoom_in'\nop.speed = 1\n", "speed"),
+        (b"import bpy\nop = bpy.context.active_operator\n\n", "save it again"),
+        (b"op.move = 'zoom_in'\nop.strength = 100.0\n", "expected an amount"),
         (b"op.move = __import__('os').getcwd()\n", "save it again"),
         (b"op.move = ", "save it again"),
         (b"\xff\xfe\x00", "save it again"),
