@@ -17,7 +17,9 @@ class EX4D_MT_pie(bpy.types.Menu):
         pie.operator("ex4d.choose_video", text="Import Video", icon="IMPORT")
         pie.operator("ex4d.generate", icon="RENDER_ANIMATION")
         pie.operator("ex4d.check_coverage", icon="HIDE_OFF")
-        pie.menu("EX4D_MT_add_move", icon="CAMERA_DATA")
+        # A menu within a pie menu opens for the mouse alone, and not for the number keys.
+        moves = pie.operator("wm.call_menu", text="Add Camera Move", icon="CAMERA_DATA")
+        moves.name = "EX4D_MT_add_move"
         pick = pie.operator("ex4d.set_pivot", text="Pivot on the Mesh", icon="PIVOT_CURSOR")
         pick.origin = "POINT"
         pie.operator("ex4d.next_take", icon="FILE_REFRESH")
