@@ -15,11 +15,13 @@ from . import (
     ops_moves,
     ops_takes,
     panels,
+    pie_menu,
     preferences,
     preview,
     pump,
     relink,
     runtime,
+    saved_moves,
     scene_jobs,
     settings,
     shots,
@@ -36,6 +38,7 @@ MODULES: tuple[ModuleType, ...] = (
     preview,
     pump,
     camera_moves,
+    saved_moves,
     lead_in,
     ops_moves,
     ops_connection,
@@ -46,6 +49,7 @@ MODULES: tuple[ModuleType, ...] = (
     panels,
     ops_coverage,
     ops_takes,
+    pie_menu,
 )
 
 

@@ -17,6 +17,8 @@ from .errors import InputError
 from .protocol.documents import DepthRange
 from .task import Task
 
+#: Against the clip's longer side: fields of view of 178 to 0.06 degrees, beyond any lens.
+_FOCAL_RANGE = (0.01, 1000.0)
 FocalSource = Literal["user", "lens", "estimator", "default"]
 
 
@@ -30,7 +32,8 @@ class DepthWish:
         estimator: Name of the estimator, the default one where absent.
         spread: How an estimator's affine disparity becomes depth.
         accepts_research_licence: The user accepts a licence that forbids production.
-        refines: Whether depth is refined for the mesh, as `depth.refinement` has it.
+        refines: Whether depth is refined for the mesh, as `depth.refinement` has it; where absent,
+            an estimator's is and a file's is not, nor is one spread as the reference does it.
 
     Raises:
         InputError: `depth_source` if both a file and an estimator are named.
@@ -41,7 +44,7 @@ class DepthWish:
     estimator: str | None = None
     spread: DepthRange = "percentile"
     accepts_research_licence: bool = False
-    refines: bool = False
+    refines: bool | None = None
 
     def __post_init__(self) -> None:
         if self.path is not None and self.estimator is not None:
@@ -50,6 +53,13 @@ class DepthWish:
                 f"{self.estimator}; leave one out"
             )
             raise InputError("depth_source", msg)
+
+    @property
+    def is_refined(self) -> bool:
+        """Whether depth is refined, by the user's word or by where it comes from."""
+        if self.refines is not None:
+            return self.refines
+        return self.path is None and self.spread != "min_max"
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,8 +125,8 @@ def read_footage(
         field_of_view_deg = estimate.field_of_view_deg
     intrinsics, source = chosen_intrinsics(clip, focal_px, field_of_view_deg)
     info = msgspec.structs.replace(depth.info, focal_source=source)
-    if wish.refines:
-        steps = refine(depth.values, clip.frames, task=task).steps
+    if wish.is_refined:
+        steps = refine(depth.values, clip.frames, task=task)
         info = msgspec.structs.replace(info, refinement=steps)
     return Footage(clip, Depth(depth.values, info), intrinsics)
 
@@ -131,12 +141,26 @@ def chosen_intrinsics(
         focal_px: The user's word comes first.
         field_of_view_deg: The estimator's word, along the longer side, comes third; if nobody says
             anything, the usual 60 degrees are taken.
+
+    Raises:
+        InputError: `focal_length` if the user's word fits no lens.
     """
     _, height_px, width_px, _ = clip.frames.shape
     if focal_px is not None:
+        _check_focal(focal_px, max(width_px, height_px))
         return Intrinsics.from_focal(width_px, height_px, focal_px), "user"
     if clip.lens_mm is not None:
         return Intrinsics.from_lens(width_px, height_px, clip.lens_mm), "lens"
     if field_of_view_deg is not None:
         return Intrinsics.from_field_of_view(width_px, height_px, field_of_view_deg), "estimator"
     return Intrinsics.from_field_of_view(width_px, height_px), "default"
+
+
+def _check_focal(focal_px: float, side_px: int) -> None:
+    least_px, most_px = (limit * side_px for limit in _FOCAL_RANGE)
+    if not least_px <= focal_px <= most_px:
+        msg = (
+            f"expected a focal length of {least_px:g} to {most_px:g} px for a clip with a long "
+            f"side of {side_px} px, found {focal_px:g}; leave it out if it is not known"
+        )
+        raise InputError("focal_length", msg)
