@@ -27,6 +27,7 @@ from ex4d.protocol.messages import (
     JobPreview,
     JobRequest,
     ReconstructJob,
+    TakeTimes,
 )
 from ex4d.task import Progress
 
@@ -35,6 +36,7 @@ from .config import private_folder
 from .executors import Executor, Preview, Work, WorkerLostError
 from .journal import SEQ_STEP, JobRecord, Journal
 from .results import KnownResults
+from .take_times import MeasuredTakes
 from .transfers import TaskSet
 
 _log = structlog.get_logger(__name__)
@@ -73,6 +75,7 @@ class Scheduler:
         threads: Where files are linked and hashed.
         publish: Told a user's every event; must be quick.
         publish_preview: The same of previews, with their pixels.
+        measured_takes: Told how long each take took.
     """
 
     def __init__(
@@ -85,6 +88,7 @@ class Scheduler:
         threads: Threads,
         publish: Callable[[str, JobEvent], None],
         publish_preview: Callable[[str, JobPreview, memoryview], None],
+        measured_takes: MeasuredTakes,
     ) -> None:
         self._journal = journal
         self._blobs = blobs
@@ -93,6 +97,7 @@ class Scheduler:
         self._threads = threads
         self._publish = publish
         self._publish_preview = publish_preview
+        self._measured_takes = measured_takes
         self._jobs: dict[str, _Job] = {}
         #: Waiting jobs of each user; the user whose turn is next comes first.
         self._queues: OrderedDict[str, deque[_Job]] = OrderedDict()
@@ -114,6 +119,11 @@ class Scheduler:
     def estimators(self) -> tuple[EstimatorInfo, ...]:
         """What estimates depth for jobs without a depth file, now."""
         return self._executor.estimators
+
+    @property
+    def take_times(self) -> TakeTimes:
+        """How long takes have taken here."""
+        return self._measured_takes.times
 
     def start(self) -> None:
         """Start the executor and go on with what the last server left."""
@@ -347,12 +357,14 @@ class Scheduler:
         if job.cancel.is_set():
             raise CancelledError
         work = Work(record.id, record.request, inputs, folder / "output")
+        started_s = time.monotonic()
         await self._executor.run(
             work,
             lambda progress: self._progress(job, progress),
             job.cancel,
             show=lambda preview: self._preview(job, preview),
         )
+        self._measured_takes.add(record.user, record.request, time.monotonic() - started_s)
         files: list[FileRef] = []
         for path, name in await loop.run_in_executor(self._threads, _results, work.output):
             key, size_bytes = await loop.run_in_executor(

@@ -33,6 +33,7 @@ from .metrics import Metric, MetricsServer, resident_bytes
 from .pairing import Pairing, PairingTokens
 from .scheduler import Scheduler
 from .sessions import Session, Sessions
+from .take_times import MeasuredTakes
 from .transfers import Downloads, Uploads
 from .wire import Wire, open_socket
 from .worker import PipelineJobs
@@ -136,6 +137,9 @@ async def _serve(
             threads=threads,
             publish=sessions.publish,
             publish_preview=sessions.publish_preview,
+            measured_takes=MeasuredTakes(
+                config.data / "take_times.json", sessions.publish_take_times
+            ),
         )
         stack.push_async_callback(scheduler.close)
 
