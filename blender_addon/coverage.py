@@ -44,8 +44,6 @@ class Coverage:
     unseen: tuple[float, ...]
     #: Frames whose camera lies behind the surface that the video saw.
     behind: tuple[int, ...]
-    #: What a first upload of the scene takes.
-    upload_bytes: int
     #: `ops_coverage.path_signature` of the path that this was measured of.
     signature: str
 
@@ -126,17 +124,21 @@ class CoarseMesh:
         x, y = points[..., 0] / self.zoom, -points[..., 2] / self.zoom
         return np.stack([x, y, points[..., 1]], axis=-1)
 
-    def flags(self, index: int) -> NDArray[np.bool_]:
-        """Which pixels of frame `index` are marked as unseen: (height, width).
+    def picture(self, index: int) -> Iterator[NDArray[np.uint8]]:
+        """Frame `index` with what was never seen marked, the next lines at a time.
 
         Raises:
             InputError: `image_invalid` if the file is damaged or gone.
         """
         path = marked_file(self.folder, index)
-        return material.is_marked(pictures.read_png(path, self.width_px, self.height_px))
+        return pictures.read_png_blocks(path, self.width_px, self.height_px)
 
     def marked(self, flags: NDArray[np.bool_]) -> NDArray[np.float64]:
-        """Share of the pixels around each vertex that are marked: (rows, columns)."""
+        """Share of the pixels around each vertex that are marked: (rows, columns).
+
+        Args:
+            flags: Which pixels are marked: (height, width).
+        """
         inner = flags[:-1, :-1].astype(np.float32)
         sums = np.add.reduceat(np.add.reduceat(inner, self.rows, axis=0), self.columns, axis=1)
         sizes = np.outer(
@@ -150,7 +152,6 @@ def measure(
     mesh: CoarseMesh,
     trajectory: TrajectoryDocument,
     frame_start: int,
-    files: list[Path],
     signature: str,
 ) -> Generator[float, None, Coverage]:
     """Measure a whole path, a slice at a time.
@@ -159,7 +160,6 @@ def measure(
         mesh: Of the shot.
         trajectory: The camera's path.
         frame_start: Of the trajectory's first pose.
-        files: What would be uploaded.
         signature: Kept in the result.
 
     Yields:
@@ -169,14 +169,15 @@ def measure(
         InputError: `cache_invalid` or `image_invalid` if the scene's files are gone.
     """
     yield 0.0
-    upload_bytes = sum(path.stat().st_size for path in files)
     unseen: list[float] = []
     behind: list[int] = []
     count = len(trajectory.poses)
     for index, pose in enumerate(trajectory.poses):
-        flags = mesh.flags(pose.source_time)
-        yield index / count
-        marked = mesh.marked(flags)
+        flags: list[NDArray[np.bool_]] = []
+        for lines in mesh.picture(pose.source_time):
+            flags.append(material.is_marked(lines))
+            yield index / count
+        marked = mesh.marked(np.concatenate(flags))
         yield index / count
         points = mesh.points(pose.source_time)
         if is_behind(points, pose):
@@ -190,7 +191,7 @@ def measure(
                 unseen.append(1.0 - end.value)
                 break
             yield index / count
-    return Coverage(frame_start, tuple(unseen), tuple(behind), upload_bytes, signature)
+    return Coverage(frame_start, tuple(unseen), tuple(behind), signature)
 
 
 def is_behind(points: NDArray[np.float64], pose: CameraPose) -> bool:

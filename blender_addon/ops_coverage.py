@@ -4,7 +4,6 @@
 import hashlib
 import math
 from collections.abc import Callable
-from pathlib import Path
 
 import bpy
 import numpy as np
@@ -140,7 +139,6 @@ class EX4D_OT_check_coverage(NeedsShot, StartOperator):
         """Sample the path and begin; a check that is under way is dropped."""
         shot = required_shot(context)
         trajectory = ops_jobs.take_trajectory(context, shot)
-        files = ops_jobs.take_sources(shot.ex4d_shot)
         first, _ = take_frames(context, shot)
         check = coverage.CoverageCheck(
             context.scene.session_uid,
@@ -149,7 +147,6 @@ class EX4D_OT_check_coverage(NeedsShot, StartOperator):
                 coverage.mesh_of(shot),
                 trajectory,
                 first,
-                [Path(path) for path in files.values()],
                 path_signature(context, shot),
             ),
         )
@@ -202,7 +199,6 @@ class EX4D_PT_coverage(bpy.types.Panel):
                 text=f"Unseen: {np.mean(found.unseen):.0%} on average, "
                 f"{max(found.unseen):.0%} at {found.worst_frame}"
             )
-            layout.label(text=f"Scene to upload, once: {found.upload_bytes / 1e6:.1f} MB")
             if not lead_in.is_plain(shot):
                 draw_text(layout, "The camera is rigged: check again when the rig has changed")
 
