@@ -3,12 +3,12 @@
 
 import bpy
 
-from . import lead_in, preferences, runtime
+from . import lead_in, preferences, runtime, sending
 from ._vendor import trained
 from ._vendor.errors import InputError
 from .connection import LinkState, Status
 from .imports import SceneImport
-from .jobs import ENDED, Job, Stage
+from .jobs import ENDED, Job, Stage, server_id
 from .local_server import ServerState
 from .panel_import import draw_video
 from .shots import active_shot, take_frames
@@ -205,7 +205,7 @@ class EX4D_PT_generate(_Sidebar, bpy.types.Panel):
                 icon="ERROR",
             )
             layout.operator("ex4d.add_lead_in", icon="CON_FOLLOWPATH")
-        draw_text(layout, "Sends the camera's path, and the scene where the server lacks it")
+        draw_text(layout, expectation_text(context, shot))
         layout.operator("ex4d.generate", icon="RENDER_ANIMATION")
 
 
@@ -239,6 +239,31 @@ def take_text(context: bpy.types.Context, shot: bpy.types.Object) -> str:
             f"{trained.MAX_FRAMES}, at once"
         )
     return text
+
+
+def expectation_text(context: bpy.types.Context, shot: bpy.types.Object) -> str:
+    """What the connected server is sent and how long it should take; empty without one."""
+    current = runtime.peek()
+    if current is None or current.connection.client is None or not current.connection.is_ready:
+        return ""
+    settings, clip = context.scene.ex4d_generate, shot.ex4d_shot
+    size = current.sizes.find(clip.folder)
+    was_sent = size is not None and current.sent.has(
+        server_id(current.connection), size.scene_sha256
+    )
+    text = sending.sending_text(size, was_sent=was_sent)
+    try:
+        first, last = take_frames(context, shot)
+        time_text = sending.time_text(
+            current.connection.client.take_times,
+            settings.engine_settings(),
+            settings.size_px(clip.width_px, clip.height_px),
+            settings.frame_count(last - first + 1),
+        )
+    except InputError:
+        # `take_text` has said why there is no take to speak of.
+        return text
+    return f"{text}\n{time_text}"
 
 
 class EX4D_PT_jobs(_Sidebar, bpy.types.Panel):

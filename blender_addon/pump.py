@@ -42,6 +42,9 @@ def tick() -> float | None:
         preferences.get(bpy.context).remember(paired)
         bpy.context.preferences.is_dirty = True
     changed = current.jobs.advance(current.connection) or changed
+    changed = current.sent.note(current.jobs) or changed
+    while current.sizes.is_counting and time.perf_counter() < deadline_s - SLICE_S:
+        changed = current.sizes.advance() or changed
     # A render reads the data that is written here.
     if not bpy.app.is_job_running("RENDER"):
         changed = imports.advance(current.jobs, current.imports, deadline_s) or changed
@@ -87,6 +90,7 @@ def redraw() -> None:
 def _pause_s(current: Runtime) -> float | None:
     client = current.connection.client
     is_working = imports.next_import(current.imports) is not None or is_measuring(current)
+    is_working = is_working or current.sizes.is_counting
     if is_working or current.jobs.is_transferring:
         return BUSY_S
     if current.connection.is_idle:
