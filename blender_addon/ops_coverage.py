@@ -184,6 +184,9 @@ class EX4D_PT_coverage(bpy.types.Panel):
         if check is not None and check.shot_uid == shot.session_uid:
             self._draw_check(context, shot, check)
         layout.operator("ex4d.check_coverage", icon="HIDE_OFF")
+        layout.prop(context.scene.ex4d_generate, "show_condition")
+        if current is not None and current.condition.error is not None:
+            draw_text(layout, current.condition.error.message, icon="ERROR")
 
     def _draw_check(self, context, shot, check: coverage.CoverageCheck) -> None:
         layout = self.layout

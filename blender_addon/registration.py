@@ -5,6 +5,7 @@ from types import ModuleType
 
 from . import (
     camera_moves,
+    camera_pictures,
     import_settings,
     lead_in,
     measure,
@@ -16,7 +17,6 @@ from . import (
     ops_takes,
     panels,
     preferences,
-    preview,
     pump,
     relink,
     runtime,
@@ -33,7 +33,7 @@ MODULES: tuple[ModuleType, ...] = (
     import_settings,
     shots,
     scene_jobs,
-    preview,
+    camera_pictures,
     pump,
     camera_moves,
     lead_in,

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from . import paths
 from ._vendor.client import KeyPair
+from .condition import ConditionPlayer
 from .connection import Connection
 from .coverage import CoverageCheck
 from .imports import SceneImport
@@ -24,6 +25,7 @@ class Runtime:
     #: Scenes on their way into Blender, the first being worked on.
     imports: list[SceneImport] = field(default_factory=list)
     previews: PreviewPlayer = field(default_factory=PreviewPlayer)
+    condition: ConditionPlayer = field(default_factory=ConditionPlayer)
     #: The last measurement of a camera path, under way or over.
     coverage: CoverageCheck | None = None
 

@@ -93,7 +93,7 @@ def frames(addon, job):
 def images(addon):
     import bpy
 
-    return [image for image in bpy.data.images if addon("preview").MARK in image]
+    return [image for image in bpy.data.images if addon("camera_pictures").MARK in image]
 
 
 def slots(shot):
@@ -118,7 +118,7 @@ def assert_gone(addon, shot_name="Tiny"):
     for camera in bpy.data.cameras:
         assert len(camera.background_images) == 0
         assert not camera.show_background_images
-        assert addon("preview").SWITCHED not in camera
+        assert addon("camera_pictures").SWITCHED not in camera
 
 
 # --- what shows ----------------------------------------------------------------------------------
@@ -217,7 +217,7 @@ def test_take_lies_right_upon_the_scene(addon, shot, frame, take, fit, aspect, s
     render.pixel_aspect_x, render.pixel_aspect_y = aspect
     camera = shot.ex4d_shot.camera.data
     camera.sensor_fit = fit
-    assert addon("preview").fit_scale(camera, render, *take) == pytest.approx(scale)
+    assert addon("camera_pictures").fit_scale(camera, render, *take) == pytest.approx(scale)
 
 
 # --- how it goes ---------------------------------------------------------------------------------
