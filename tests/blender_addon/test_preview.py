@@ -290,7 +290,7 @@ def test_another_file_has_none(addon, frames):
 
 
 def test_disabled_extension_leaves_none(addon, frames):
-    addon("preview").unregister()
+    addon("camera_pictures").unregister()
     assert_gone(addon)
 
 
