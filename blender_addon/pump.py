@@ -11,7 +11,16 @@ import time
 import bpy
 from bpy.app.handlers import persistent
 
-from . import camera_pictures, condition, coverage_result, imports, preferences, runtime, scene_jobs
+from . import (
+    camera_pictures,
+    condition,
+    coverage_result,
+    imports,
+    preferences,
+    runtime,
+    scene_jobs,
+    thumbnails,
+)
 from ._vendor.client import ConnectionState
 from .coverage import SLICE_S
 from .redraw import redraw_views
@@ -120,6 +129,7 @@ def _on_timer() -> float | None:
 @persistent
 def _on_load(_path: str) -> None:
     """Another file: what the last one waited for goes on at the server, its imports end here."""
+    thumbnails.clear()
     # A file that Blender saved by itself may hold one.
     camera_pictures.remove_all()
     current = runtime.peek()

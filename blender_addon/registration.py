@@ -15,6 +15,7 @@ from . import (
     ops_jobs,
     ops_moves,
     ops_takes,
+    panel_takes,
     panels,
     preferences,
     pump,
@@ -23,6 +24,7 @@ from . import (
     scene_jobs,
     settings,
     shots,
+    thumbnails,
 )
 
 #: Each has `register()` and `unregister()`; a module may use what those before it registered.
@@ -46,6 +48,8 @@ MODULES: tuple[ModuleType, ...] = (
     panels,
     ops_coverage,
     ops_takes,
+    thumbnails,
+    panel_takes,
 )
 
 
