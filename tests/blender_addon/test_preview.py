@@ -1,15 +1,12 @@
 """The moving preview of a take: it shows, moves, is upright, and goes without a trace."""
 
-import os
-import subprocess
-import sys
 import time
 import types
 
 import numpy as np
 import pytest
 from scene_writer import write_scene
-from shot_tools import exhaust
+from shot_tools import exhaust, needs_server, tick_until
 
 pytestmark = pytest.mark.bpy
 
@@ -487,30 +484,8 @@ def test_nothing_changes_while_rendering(addon, job, frames, monkeypatch):
 # --- with a real server --------------------------------------------------------------------------
 
 
-@pytest.fixture
-def fake_server(tmp_path):
-    """A server whose takes last for ten seconds, and its link."""
-    command = [os.environ["EX4D_EXECUTABLE"], "serve", "--port", "0", "--pair", "anna"]
-    command += ["--data", str(tmp_path / "server"), "--executor", "fake", "--fake-frame-s", "2"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        yield next(line for line in process.stdout if line.startswith("ex4d://"))
-        process.terminate()
-        process.communicate(timeout=20)
-
-
-def tick_until(addon, is_over, timeout_s=30.0):
-    deadline_s = time.monotonic() + timeout_s
-    while not is_over():
-        assert time.monotonic() < deadline_s
-        addon("pump").tick()
-        time.sleep(0.002)
-
-
 @pytest.mark.slow
-@pytest.mark.skipif(
-    sys.platform == "win32" or "EX4D_EXECUTABLE" not in os.environ,
-    reason="EX4D_EXECUTABLE names no ex4d program",
-)
+@needs_server
 @pytest.mark.parametrize("ending", ["cancel", "disconnect"])
 def test_preview_comes_from_a_server(addon, shot, fake_server, ending):
     import bpy
@@ -518,7 +493,7 @@ def test_preview_comes_from_a_server(addon, shot, fake_server, ending):
     chosen = addon("preferences").get(bpy.context)
     chosen.mode = "REMOTE"
     try:
-        assert bpy.ops.ex4d.pair_server(link=fake_server) == {"FINISHED"}
+        assert bpy.ops.ex4d.pair_server(link=fake_server("2")) == {"FINISHED"}
         assert bpy.ops.ex4d.generate(wait=False) == {"FINISHED"}
         tick_until(addon, lambda: images(addon))
         first = shown(addon).copy()

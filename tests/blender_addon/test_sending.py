@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from scene_writer import write_scene
-from shot_tools import exhaust
+from shot_tools import exhaust, needs_server, tick_until
 from test_registration import draw
 
 pytestmark = pytest.mark.bpy
@@ -139,3 +139,40 @@ def test_time_is_measured_or_not_known(addon, shot, current):
     other = take_time(kind="ex4d exact", work=32 * 24 * 5, time_s=30.0)
     current.connection.client.take_times = (other,)
     assert "Time: not known yet" in words(addon)
+
+
+@pytest.mark.slow
+@needs_server
+def test_several_are_queued_and_what_the_first_taught_is_told(addon, shot, fake_server, tmp_path):
+    """The whole way: three at once, each a take of its own, and no byte of the scene twice."""
+    import bpy
+
+    chosen = addon("preferences").get(bpy.context)
+    chosen.mode = "REMOTE"
+    try:
+        assert bpy.ops.ex4d.pair_server(link=fake_server("0.1")) == {"FINISHED"}
+        # Their frames lie beside the file.
+        bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "shot.blend"))
+        words(addon)
+        addon("pump").tick()
+        assert "once, the scene" in words(addon)
+        assert "Time: not known yet" in words(addon)
+        for seed in (1, 2, 3):
+            bpy.context.scene.ex4d_generate.seed = seed
+            assert bpy.ops.ex4d.generate(wait=False) == {"FINISHED"}
+        jobs, stage = addon("runtime").get().jobs, addon("jobs").Stage
+        assert len(list(jobs)) == 3
+        tick_until(addon, lambda: all(job.stage is stage.DONE for job in jobs))
+        takes = addon("strips").takes_of(bpy.context.scene, shot.name)
+        seeds = [addon("strips").take_of_strip(take).settings.seed for take in takes]
+        assert sorted(seeds) == [1, 2, 3]
+        assert len({addon("strips").folder_of(take) for take in takes}) == 3
+        assert "was sent before" in words(addon)
+        current = addon("runtime").get()
+        (time,) = current.connection.client.take_times
+        assert 0.5 <= time.time_s < 5.0
+        assert "Time: about" in words(addon)
+    finally:
+        addon("runtime").unregister()
+        chosen.servers.clear()
+        chosen.mode = "LOCAL"
