@@ -172,13 +172,11 @@ class EX4D_PT_coverage(bpy.types.Panel):
     bl_parent_id = "EX4D_PT_generate"
 
     def draw(self, context: bpy.types.Context) -> None:
-        """Draw warnings, the measurement or how far it is."""
+        """Draw the measurement or how far it is; the panel above shows its warnings."""
         shot = active_shot(context)
         if shot is None:
             return
         layout = self.layout
-        for text in warnings(context, shot):
-            draw_text(layout, text, icon="ERROR")
         current = runtime.peek()
         check = None if current is None else current.coverage
         if check is not None and check.shot_uid == shot.session_uid:

@@ -13,7 +13,7 @@ from .ops_takes import chosen_take
 from .shots import active_shot
 
 #: Height of the chosen take's picture, in buttons.
-_PICTURE_SCALE = 6.0
+_PICTURE_SCALE = 5.0
 
 
 class _Summary(msgspec.Struct):
@@ -111,9 +111,11 @@ class EX4D_PT_take_strip(bpy.types.Panel):
 
 def _draw_take(layout: bpy.types.UILayout, take: bpy.types.Strip | None) -> None:
     icon = 0 if take is None else thumbnails.icon_of(take)
+    row = layout.row()
     if icon:
-        layout.template_icon(icon_value=icon, scale=_PICTURE_SCALE)
-    column = layout.column(align=True)
+        # Beside the buttons, where it takes no room below them.
+        row.template_icon(icon_value=icon, scale=_PICTURE_SCALE)
+    column = row.column(align=True)
     column.operator("ex4d.next_take", icon="FILE_REFRESH")
     column.operator("ex4d.use_take_settings", icon="COPYDOWN")
     column.operator("ex4d.generate_again", icon="RENDER_ANIMATION")

@@ -154,12 +154,13 @@ def sending_text(size: SceneSize | None, *, was_sent: bool) -> str:
         size: Of the scene; None while it is not known.
         was_sent: Whether the server had the scene before.
     """
-    if size is None or not size.size_bytes:
-        return "Sends the camera's path, and the scene where the server lacks it"
-    megabytes = f"{size.size_bytes / 1e6:.1f} MB"
+    if size is None:
+        return "Sends the path; counting the scene"
+    if not size.size_bytes:
+        return "Sends the path, and the scene where the server lacks it"
     if was_sent:
-        return f"Sends the camera's path; the scene, {megabytes}, was sent before"
-    return f"Sends the camera's path and, once, the scene: {megabytes}"
+        return "Sends the path: the scene was sent"
+    return f"Sends {size.size_bytes / 1e6:.1f} MB: the scene, once"
 
 
 def time_text(
@@ -179,5 +180,5 @@ def time_text(
     work = take_time.work_of(settings, *size_px, frame_count)
     expected_s = take_time.expected_s(times, take_time.kind_of(settings), work)
     if expected_s is None:
-        return "Time: not known yet, no take of this kind and size was made there"
-    return f"Time: about {duration_text(expected_s)}, going by takes made there"
+        return "Time not known: no take like it yet"
+    return f"Takes about {duration_text(expected_s)}, as others took"

@@ -77,7 +77,7 @@ def test_size_is_what_would_be_sent(addon, shot, current):
     addon("pump").tick()
     expected = sent_bytes(addon, shot)
     assert current.sizes.find(shot.ex4d_shot.folder).size_bytes == expected
-    assert f"once, the scene: {expected / 1e6:.1f} MB" in words(addon)
+    assert f"Sends {expected / 1e6:.1f} MB: the scene, once" in words(addon)
 
 
 def test_large_scenes_are_counted_in_slices(addon, shot, current, monkeypatch):
@@ -105,12 +105,12 @@ def test_what_was_sent_is_remembered_for_that_server(addon, shot, current):
     addon("pump").tick()
     uploading = types.SimpleNamespace(phase=phases.UPLOADING)
     assert not current.sent.note([job_of(addon, shot, remote=uploading)])
-    assert "was sent before" not in words(addon)
+    assert "the scene was sent" not in words(addon)
     # Of the scene as it is: another field of view changes none of its large files.
     shot.ex4d_shot.field_of_view *= 1.2
     queued = types.SimpleNamespace(phase=phases.QUEUED)
     assert current.sent.note([job_of(addon, shot, remote=queued)])
-    assert "was sent before" in words(addon)
+    assert "the scene was sent" in words(addon)
     path = addon("paths").private_folder() / "sent.json"
     again = addon("sending").SentScenes(path)
     sha256 = current.sizes.find(shot.ex4d_shot.folder).scene_sha256
@@ -127,18 +127,18 @@ def test_a_scene_that_the_server_made_needs_no_sending(addon, shot, current, tmp
     assert current.sent.note([made])
     words(addon)
     addon("pump").tick()
-    assert "was sent before" in words(addon)
+    assert "the scene was sent" in words(addon)
 
 
 def test_time_is_measured_or_not_known(addon, shot, current):
     take_time = addon("_vendor.protocol.messages").TakeTime
-    assert "Time: not known yet" in words(addon)
+    assert "Time not known" in words(addon)
     half = take_time(kind="preview", work=32 * 24 * 5 // 2, time_s=30.0)
     current.connection.client.take_times = (half,)
-    assert "Time: about 60 s" in words(addon)
+    assert "Takes about 60 s" in words(addon)
     other = take_time(kind="ex4d exact", work=32 * 24 * 5, time_s=30.0)
     current.connection.client.take_times = (other,)
-    assert "Time: not known yet" in words(addon)
+    assert "Time not known" in words(addon)
 
 
 @pytest.mark.slow
@@ -155,8 +155,8 @@ def test_several_are_queued_and_what_the_first_taught_is_told(addon, shot, fake_
         bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "shot.blend"))
         words(addon)
         addon("pump").tick()
-        assert "once, the scene" in words(addon)
-        assert "Time: not known yet" in words(addon)
+        assert "the scene, once" in words(addon)
+        assert "Time not known" in words(addon)
         for seed in (1, 2, 3):
             bpy.context.scene.ex4d_generate.seed = seed
             assert bpy.ops.ex4d.generate(wait=False) == {"FINISHED"}
@@ -167,11 +167,11 @@ def test_several_are_queued_and_what_the_first_taught_is_told(addon, shot, fake_
         seeds = [addon("strips").take_of_strip(take).settings.seed for take in takes]
         assert sorted(seeds) == [1, 2, 3]
         assert len({addon("strips").folder_of(take) for take in takes}) == 3
-        assert "was sent before" in words(addon)
+        assert "the scene was sent" in words(addon)
         current = addon("runtime").get()
         (time,) = current.connection.client.take_times
         assert 0.5 <= time.time_s < 5.0
-        assert "Time: about" in words(addon)
+        assert "Takes about" in words(addon)
     finally:
         addon("runtime").unregister()
         chosen.servers.clear()
