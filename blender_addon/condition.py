@@ -67,7 +67,12 @@ class ConditionPlayer:
         view, error = _wanted_view(), self.error
         if view != self._view:
             self._begin(view)
-        while self._drawing is not None and time.perf_counter() < deadline_s - coverage.SLICE_S:
+        is_first = True
+        while self._drawing is not None and (
+            is_first or time.perf_counter() < deadline_s - coverage.SLICE_S
+        ):
+            # One at least: on a busy machine there would never be time.
+            is_first = False
             self._step(self._drawing)
         if view is not None and self._pixels is not None and _find() is None:
             # New, or an undo step or saving took it away.

@@ -52,7 +52,7 @@ def tick() -> float | None:
         bpy.context.preferences.is_dirty = True
     changed = current.jobs.advance(current.connection) or changed
     changed = current.sent.note(current.jobs) or changed
-    while current.sizes.is_counting and time.perf_counter() < deadline_s - SLICE_S:
+    if current.sizes.is_counting:
         changed = current.sizes.advance() or changed
     # A render reads the data that is written here.
     if not bpy.app.is_job_running("RENDER"):

@@ -42,6 +42,12 @@ def words(addon):
     return " ".join(draw(addon("panels").EX4D_PT_generate))
 
 
+def count(addon, current):
+    """Tick until the sizes that were asked for are known."""
+    while current.sizes.is_counting:
+        addon("pump").tick()
+
+
 def sent_bytes(addon, shot):
     files = addon("ops_jobs").take_sources(shot.ex4d_shot).values()
     return sum(Path(path).stat().st_size for path in files)
@@ -74,7 +80,7 @@ def test_without_a_server_nothing_is_claimed(addon, shot):
 
 def test_size_is_what_would_be_sent(addon, shot, current):
     assert "MB" not in words(addon), "not counted yet"
-    addon("pump").tick()
+    count(addon, current)
     expected = sent_bytes(addon, shot)
     assert current.sizes.find(shot.ex4d_shot.folder).size_bytes == expected
     assert f"Sends {expected / 1e6:.1f} MB: the scene, once" in words(addon)
@@ -95,14 +101,14 @@ def test_a_lost_folder_is_no_size(addon, shot, current, tmp_path):
         path.unlink()
     (tmp_path / "scene" / "depth").rmdir()
     words(addon)
-    addon("pump").tick()
+    count(addon, current)
     assert "MB" not in words(addon)
 
 
 def test_what_was_sent_is_remembered_for_that_server(addon, shot, current):
     phases = addon("_vendor.client").JobPhase
     words(addon)
-    addon("pump").tick()
+    count(addon, current)
     uploading = types.SimpleNamespace(phase=phases.UPLOADING)
     assert not current.sent.note([job_of(addon, shot, remote=uploading)])
     assert "the scene was sent" not in words(addon)
@@ -126,7 +132,7 @@ def test_a_scene_that_the_server_made_needs_no_sending(addon, shot, current, tmp
     made.record.request = None
     assert current.sent.note([made])
     words(addon)
-    addon("pump").tick()
+    count(addon, current)
     assert "the scene was sent" in words(addon)
 
 
@@ -154,7 +160,7 @@ def test_several_are_queued_and_what_the_first_taught_is_told(addon, shot, fake_
         # Their frames lie beside the file.
         bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "shot.blend"))
         words(addon)
-        addon("pump").tick()
+        count(addon, addon("runtime").get())
         assert "the scene, once" in words(addon)
         assert "Time not known" in words(addon)
         for seed in (1, 2, 3):
