@@ -33,6 +33,7 @@ ENGINE_TESTS = [
     "**/test_diffusion_*.py",
     "**/test_depth_*.py",
     "**/test_server_ex4d.py",
+    "**/test_raster_nvdiffrast.py",
 ]
 CORE_TESTS = ["house", "protocol", "client", "ex4d", "server", "golden", "e2e", "trials"]
 
@@ -110,13 +111,19 @@ def addon_zip(session: nox.Session) -> None:
 
 @nox.session(python="3.11")
 def path(session: nox.Session) -> None:
-    """The whole path through a server and Blender: the demo, and the flower clip if it is there."""
+    """The whole path through a server and Blender: demo, estimator, the flower clip if there."""
     install_core(session)
-    session.run(
-        "pytest",
-        *(session.posargs or ["tests/e2e/test_demo.py", "tests/e2e/test_flower.py"]),
-        env={"EX4D_BLENDER": program("addon_zip", "python"), "EX4D_ADDON_ZIP": linux_zip()},
-    )
+    blender = {"EX4D_BLENDER": program("addon_zip", "python"), "EX4D_ADDON_ZIP": linux_zip()}
+    files = session.posargs or ["tests/e2e/test_demo.py", "tests/e2e/test_flower.py"]
+    session.run("pytest", *files, env=blender)
+    if not session.posargs:
+        # Its server needs torch, which lives in the environment of `engine`.
+        session.run(
+            program("engine", "python"),
+            *("-m", "pytest", "tests/e2e/test_depth_in_blender.py"),
+            env={**blender, "EX4D_REQUIRE_ENGINE": "1"},
+            external=True,
+        )
 
 
 @nox.session

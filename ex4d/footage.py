@@ -17,6 +17,8 @@ from .errors import InputError
 from .protocol.documents import DepthRange
 from .task import Task
 
+#: Against the clip's longer side: fields of view of 178 to 0.06 degrees, beyond any lens.
+_FOCAL_RANGE = (0.01, 1000.0)
 FocalSource = Literal["user", "lens", "estimator", "default"]
 
 
@@ -131,12 +133,26 @@ def chosen_intrinsics(
         focal_px: The user's word comes first.
         field_of_view_deg: The estimator's word, along the longer side, comes third; if nobody says
             anything, the usual 60 degrees are taken.
+
+    Raises:
+        InputError: `focal_length` if the user's word fits no lens.
     """
     _, height_px, width_px, _ = clip.frames.shape
     if focal_px is not None:
+        _check_focal(focal_px, max(width_px, height_px))
         return Intrinsics.from_focal(width_px, height_px, focal_px), "user"
     if clip.lens_mm is not None:
         return Intrinsics.from_lens(width_px, height_px, clip.lens_mm), "lens"
     if field_of_view_deg is not None:
         return Intrinsics.from_field_of_view(width_px, height_px, field_of_view_deg), "estimator"
     return Intrinsics.from_field_of_view(width_px, height_px), "default"
+
+
+def _check_focal(focal_px: float, side_px: int) -> None:
+    least_px, most_px = (limit * side_px for limit in _FOCAL_RANGE)
+    if not least_px <= focal_px <= most_px:
+        msg = (
+            f"expected a focal length of {least_px:g} to {most_px:g} px for a clip with a long "
+            f"side of {side_px} px, found {focal_px:g}; leave it out if it is not known"
+        )
+        raise InputError("focal_length", msg)

@@ -1,4 +1,4 @@
-"""Progress, previews and cancellation of long work: one object that every long function takes."""
+"""What every long function takes: progress, previews, cancellation, and where to go on from."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from .errors import CancelledError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -36,6 +38,8 @@ class Task:
         report: Called with each `Progress`; must be quick.
         is_cancelled: Asked at each step; true ends the work with `CancelledError`.
         show: Given each moving preview; must be quick. None: nobody looks at previews.
+        kept_folder: Where parts that are finished may lie until the result is whole, for another
+            attempt at the same work (`kept.KeptParts`). None: nothing is kept.
     """
 
     def __init__(
@@ -43,10 +47,12 @@ class Task:
         report: Callable[[Progress], None] = _ignore,
         is_cancelled: Callable[[], bool] = _never,
         show: Callable[[NDArray[np.uint8]], None] | None = None,
+        kept_folder: Path | None = None,
     ) -> None:
         self._report = report
         self._is_cancelled = is_cancelled
         self._show = show
+        self.kept_folder = kept_folder
 
     @property
     def wants_previews(self) -> bool:

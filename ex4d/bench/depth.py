@@ -225,6 +225,7 @@ def _random_crafter(device: torch.device, dtype: torch.dtype) -> Any:
     from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
     from ex4d.depth.depthcrafter.loading import CrafterModels, FrameTokens
+    from ex4d.depth.depthcrafter.residual import use_own_blocks
 
     usual = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
@@ -241,6 +242,8 @@ def _random_crafter(device: torch.device, dtype: torch.dtype) -> Any:
     unet, vae, image_encoder = (
         network.to(device, dtype).eval().requires_grad_(False) for network in networks
     )
+    use_own_blocks(unet)
+    use_own_blocks(vae)
     counts = " + ".join(_count(network) for network in (unet, vae, image_encoder))
     print(f"{counts} M weights")
     return CrafterModels(

@@ -59,6 +59,7 @@ class Plan:
     guided: bool = True
     cap_bytes: int | None = None
     preview: bool = False
+    cards: int = 1
 
     @property
     def tokens(self) -> int:
@@ -96,6 +97,7 @@ def run(
     frames: int,
     steps: int,
     preview: bool,
+    cards: int,
 ) -> None:
     """Print all figures.
 
@@ -106,9 +108,10 @@ def run(
         frames: Of the take.
         steps: Of denoising.
         preview: Whether the moving preview is made as well.
+        cards: 2: a card for each branch of guidance.
 
     Raises:
-        InputError: `cuda_missing`.
+        InputError: `cuda_missing`, or `second_card_missing`.
     """
     import torch
 
@@ -123,6 +126,7 @@ def run(
         steps,
         cap_bytes=None if memory_cap_gib is None else int(memory_cap_gib * _GIB),
         preview=preview,
+        cards=cards,
     )
     device = torch.device("cuda")
     cap = "" if memory_cap_gib is None else f", held to {memory_cap_gib:g} GiB"
@@ -333,10 +337,18 @@ def measure_take(architecture: Architecture, plan: Plan, mode: Any, device: Any)
     """Build the model, make a take to warm up and one to measure."""
     import torch
 
-    from ex4d.diffusion.wan import conditioning
+    from ex4d.diffusion.wan import conditioning, two_cards
     from ex4d.diffusion.wan.latent_preview import LatentPreview
 
     models = build_models(architecture, plan, mode, device)
+    if plan.cards > 1:
+        two_cards.use_second_card(models)
+        if models.second is None:
+            msg = (
+                "expected a second card like the first, with room for the transformer, found none; "
+                "measure with --cards 1"
+            )
+            raise InputError("second_card_missing", msg)
     with torch.no_grad():
         preview = None
         if plan.preview:
@@ -398,8 +410,7 @@ def _take(
     with stage("encode: three videos, CLIP"):
         inputs = conditioning.prepare_inputs(models, condition, seed=_SEED)
     with stage("context: cached prompts, keys, values"):
-        contexts = [denoise.embed_context(models, text, inputs.image_tokens) for text in embeddings]
-    guidance = denoise.Guidance(contexts[0], contexts[1] if plan.guided else None, _GUIDANCE)
+        guidance = denoise.embed_guidance(models, embeddings, inputs.image_tokens, _GUIDANCE)
     with stage("denoise"):
         latents = denoise.denoise(
             models,
@@ -415,7 +426,7 @@ def _take(
     with stage("decode"):
         conditioning.frames_of(conditioning.decode_latents(models, latents))
     take_s = time.perf_counter() - start_s
-    forwards = steps * len(contexts)
+    forwards = steps * len(embeddings)
     peak = torch.cuda.max_memory_reserved() if models.device.type == "cuda" else 0
     return Measured(
         stages_s,

@@ -25,7 +25,7 @@ _OPTIONS = {
         "side_px",
     ),
     "load": ("folder", "blocks"),
-    "generate": ("modes", "memory_cap_gib", "size", "frames", "steps", "preview"),
+    "generate": ("modes", "memory_cap_gib", "size", "frames", "steps", "preview", "cards"),
 }
 
 
@@ -62,6 +62,9 @@ def _add_generate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--frames", type=int, default=49)
     parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--preview", action="store_true", help="with the moving preview")
+    parser.add_argument(
+        "--cards", type=int, choices=(1, 2), default=1, help="2: one for each branch of guidance"
+    )
 
 
 def _add_depth_options(parser: argparse.ArgumentParser) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import (
@@ -19,8 +20,12 @@ from ex4d.task import Task
 
 
 @contextmanager
-def progress_bars() -> Iterator[Task]:
-    """Show one bar per stage on stderr while the block runs, where stderr is a terminal."""
+def progress_bars(kept_folder: Path | None = None) -> Iterator[Task]:
+    """Show one bar per stage on stderr while the block runs, where stderr is a terminal.
+
+    Args:
+        kept_folder: See `Task`.
+    """
     console = Console(stderr=True)
     columns = (
         TextColumn("{task.description:>12}"),
@@ -37,4 +42,4 @@ def progress_bars() -> Iterator[Task]:
                 stages[step.stage] = bars.add_task(step.stage, total=step.total)
             bars.update(stages[step.stage], completed=step.done, total=step.total)
 
-        yield Task(report)
+        yield Task(report, kept_folder=kept_folder)

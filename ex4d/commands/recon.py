@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+#: In the folder of results: what an attempt that ended early leaves to the next.
+_KEPT = "unfinished"
 #: What the reference adds to the nearest depth of frame 0 to get the orbit's radius.
 _RADIUS_MARGIN = 0.15
 _REFERENCE_FOCAL_PX = 500.0
@@ -56,7 +58,12 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Write `color_<cam>.mp4`, `mask_<cam>.mp4`, `camera_<cam>.npz`, `DW-Mesh.ply` and `scene/`."""
+    """Write `color_<cam>.mp4`, `mask_<cam>.mp4`, `camera_<cam>.npz`, `DW-Mesh.ply` and `scene/`.
+
+    Windows of depth that an attempt finished lie in `unfinished/` until the scene is whole.
+    """
+    import shutil
+
     import numpy as np
 
     from ex4d.camera import move, reference_extrinsics
@@ -83,7 +90,7 @@ def run(arguments: argparse.Namespace) -> int:
     focal_px = arguments.focal_px
     if focal_px is None and arguments.depth is not None:
         focal_px = _REFERENCE_FOCAL_PX
-    with progress_bars() as task:
+    with progress_bars(folder / _KEPT) as task:
         footage = read_footage(
             arguments.input_video,
             wish,
@@ -105,6 +112,7 @@ def run(arguments: argparse.Namespace) -> int:
             # One folder serves several cameras, as in the reference.
             replaces=True,
         )
+        shutil.rmtree(folder / _KEPT, ignore_errors=True)
         radius = arguments.radius
         if radius is None:
             radius = scene.document.nearest_depth_first_frame + _RADIUS_MARGIN

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 #: The far range begins at this share of the mesh's farthest depth: 24 bits then tell apart depths
 #: that differ by 1e-4 of it at the border and far less on everything in front of it.
 _FAR_RANGE_SHARE = 1e-3
+#: Where one of several arrays in one piece of memory may begin.
+_ALIGNMENT_BYTES = 16
 
 
 def is_available() -> bool:
@@ -74,7 +76,9 @@ class NvdiffrastRasteriser:
         self._device = torch.device(device)
         self._lock = threading.Lock()
         self._context = dr.RasterizeCudaContext(self._device)
+        # Pinned memory, through which copies are several times faster.
         self._staging = torch.empty(0, pin_memory=True)
+        self._landing = torch.empty(0, dtype=torch.uint8, pin_memory=True)
         self._faces: tuple[tuple[int, ...], Tensor] | None = None
 
     def render(
@@ -102,10 +106,17 @@ class NvdiffrastRasteriser:
             return Interpolated(*self._to_host(rgba.contiguous(), depth))
 
     def _to_host(self, *tensors: "Tensor") -> list[NDArray[Any]]:
-        # Without blocking, the copies land in pinned memory, which is several times faster.
-        copies = [tensor.to("cpu", non_blocking=True) for tensor in tensors]
-        self._torch.cuda.current_stream(self._device).synchronize()
-        return [copy.numpy() for copy in copies]
+        torch = self._torch
+        sizes = [-(-tensor.nbytes // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES for tensor in tensors]
+        if len(self._landing) < sum(sizes):
+            self._landing = torch.empty(sum(sizes), dtype=torch.uint8, pin_memory=True)
+        copies = []
+        for tensor, part in zip(tensors, self._landing[: sum(sizes)].split(sizes), strict=True):
+            copies.append(part[: tensor.nbytes].view(tensor.dtype).view(tensor.shape))
+            copies[-1].copy_(tensor, non_blocking=True)
+        torch.cuda.current_stream(self._device).synchronize()
+        # Pinning memory for every frame that is kept would take longer than drawing it.
+        return [copy.numpy().copy() for copy in copies]
 
     def _to_device(self, *arrays: NDArray[Any]) -> "list[Tensor]":
         """Arrays of four bytes an entry as float32 on the card, in one copy from pinned memory."""
@@ -128,26 +139,26 @@ class NvdiffrastRasteriser:
     ) -> "tuple[Tensor, Tensor]":
         """RGBA (height, width, 4), 0..255, and depth (height, width), float32 on the card."""
         torch = self._torch
-        matrix = _clip_from_world(cam_to_world, intrinsics)
+        near, far = (
+            _clip_from_world(cam_to_world, intrinsics, *limits) for limits in _ranges(mesh)
+        )
+        matrices = np.stack([near, far])[:, None]
         columns, rows = mesh.rays()
         depth, packed, by_column, by_row, offset = self._to_device(
             mesh.depth,
             mesh.packed(),
-            columns[:, None] * matrix[:, 0],
-            rows[:, None] * matrix[:, 1] + matrix[:, 2],
-            matrix[:, 3],
+            columns[:, None] * matrices[..., 0],
+            rows[:, None] * matrices[..., 1] + matrices[..., 2],
+            matrices[..., 3],
         )
         # What has no place is put behind the camera, where nothing is drawn.
         depth = depth.nan_to_num_(-1.0, posinf=1e30, neginf=-1.0)
         # Sums term by term: a matrix product might be rounded to TensorFloat.
-        positions = (by_row.unsqueeze(1) + by_column).mul_(depth.unsqueeze(-1)).add_(offset)
-        positions = positions.reshape(1, -1, 4).repeat(2, 1, 1)
-        w = positions[0, :, 3]
-        for instance, (scale, shift) in zip(positions, _ranges(mesh), strict=True):
-            instance[:, 2] = w * scale + shift
-        attributes = torch.empty((1, w.numel(), 5), device=self._device)
+        positions = by_row.unsqueeze(2) + by_column.unsqueeze(1)
+        positions = positions.mul_(depth.unsqueeze(-1)).add_(offset.unsqueeze(1)).flatten(1, 2)
+        attributes = torch.empty((1, depth.numel(), 5), device=self._device)
         attributes[0, :, :4] = packed.view(torch.uint8).reshape(-1, 4)
-        attributes[0, :, 4] = w
+        attributes[0, :, 4] = positions[0, :, 3]
         faces = self._faces_of(mesh)
         size = (intrinsics.height_px, intrinsics.width_px)
         raster, _ = self._dr.rasterize(self._context, positions, faces, size, grad_db=False)
@@ -179,11 +190,12 @@ def _ranges(mesh: DWMesh) -> tuple[tuple[float, float], tuple[float, float]]:
 
 
 def _clip_from_world(
-    cam_to_world: NDArray[np.float64], intrinsics: Intrinsics
+    cam_to_world: NDArray[np.float64], intrinsics: Intrinsics, scale: float, shift: float
 ) -> NDArray[np.float32]:
-    """(4, 4): from world points to clip space, whose w is the z-depth; its row for z is empty."""
+    """(4, 4): from world points to clip space, whose w is the z-depth and z `scale * w + shift`."""
     to_camera = np.linalg.inv(np.asarray(cam_to_world, np.float64))[:3]
     pixels = intrinsics.matrix() @ to_camera
     half_size = np.array([intrinsics.width_px, intrinsics.height_px])[:, None] / 2
-    clip = np.vstack([pixels[:2] / half_size - pixels[2], np.zeros(4), pixels[2]])
+    w = pixels[2]
+    clip = np.vstack([pixels[:2] / half_size - w, scale * w + [0, 0, 0, shift], w])
     return clip.astype(np.float32)

@@ -26,11 +26,14 @@ from ex4d.protocol.documents import FileRef
 from ex4d.protocol.messages import MAX_CHUNK_BYTES
 
 from .config import Quotas, private_folder
+from .limits import LimitsFile
 
 _log = structlog.get_logger(__name__)
 
 _PART = ".part"
 _READ_BYTES = 4 << 20
+#: What must be left for results when a job is taken on; how large they get is not known then.
+_LEAST_RESULT_BYTES = 1 << 20
 #: EFBIG too: some disks have room but not for a file of this size.
 FULL_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -50,11 +53,13 @@ class BlobStore:
     Args:
         folder: Where they are.
         quotas: How much may be stored.
+        limits: Users who may store another amount.
     """
 
-    def __init__(self, folder: Path, quotas: Quotas) -> None:
+    def __init__(self, folder: Path, quotas: Quotas, limits: LimitsFile | None = None) -> None:
         self._folder = private_folder(folder)
         self._quotas = quotas
+        self._limits = limits or LimitsFile(None)
         self._blobs: dict[BlobKey, _Entry] = {}
         #: Parts; while one is being uploaded its size is what it will become.
         self._parts: dict[BlobKey, _Entry] = {}
@@ -90,7 +95,9 @@ class BlobStore:
 
     def left_bytes(self, user: str) -> int:
         """What a user may still store."""
-        return max(0, self._quotas.user_bytes - self._used[user])
+        own_bytes = self._limits.of(user).user_bytes
+        user_bytes = self._quotas.user_bytes if own_bytes is None else own_bytes
+        return max(0, user_bytes - self._used[user])
 
     def stored_bytes(self) -> int:
         """What all users have stored or reserved."""
@@ -127,6 +134,20 @@ class BlobStore:
         for key, size_bytes in wanted.items():
             self._count(self._parts, key, size_bytes)
             self._growing.add(key)
+
+    def check_room_for_results(self, user: str, keep: Iterable[BlobKey]) -> None:
+        """Refuse a job of a user who has no room left, removing old blobs where needed.
+
+        Results are kept even where they go beyond the quota, so as not to lose what was made.
+
+        Args:
+            user: Whose job it is.
+            keep: The job's files, which are not removed.
+
+        Raises:
+            InputError: `quota_exceeded` or `disk_full`.
+        """
+        self._make_room(user, _LEAST_RESULT_BYTES, _LEAST_RESULT_BYTES, keep)
 
     def release(self, key: BlobKey) -> None:
         """Give back what was reserved for a part that stopped growing; its bytes stay."""
@@ -243,10 +264,10 @@ class BlobStore:
             self._remove(idle.pop(0)[1])
 
     def _shortage(self, user: str, more_bytes: int, new_bytes: int) -> InputError | None:
-        left_bytes = self._quotas.user_bytes - self._used[user]
+        left_bytes = self.left_bytes(user)
         if more_bytes > left_bytes:
             msg = (
-                f"expected to store {more_bytes} bytes more, found room for {max(0, left_bytes)} "
+                f"expected to store {more_bytes} bytes more, found room for {left_bytes} "
                 "in your quota; wait until old files expire or ask for more"
             )
             return InputError("quota_exceeded", msg)

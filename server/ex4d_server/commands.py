@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 _LOCAL_FOLDERS = 8
 #: Of a CURVE key in Z85.
 _KEY_LENGTH = 40
+#: The most that the protocol can name: a PiB.
+_MOST_GIB = 1 << 20
 _ANY_ADDRESS = ("0.0.0.0", "::", "*")  # noqa: S104 - recognised here, not bound
 
 
@@ -45,6 +47,13 @@ def _positive(text: str) -> float:
     value = float(text)
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"expected a number above 0, found {text}")
+    return value
+
+
+def _gib(text: str) -> float:
+    value = _positive(text)
+    if value > _MOST_GIB:
+        raise argparse.ArgumentTypeError(f"expected at most {_MOST_GIB} GiB, found {text}")
     return value
 
 
@@ -70,7 +79,7 @@ def serve_command(subparsers: Subparsers) -> None:
         help="a worker that tells nothing for so long is replaced (3600)",
     )
     parser.add_argument("--pair", metavar="NAME", help="print a link for a new client of NAME")
-    parser.add_argument("--quota-gib", type=_positive, help="what each user may store (200)")
+    parser.add_argument("--quota-gib", type=_gib, help="what each user may store (200)")
     parser.add_argument("--disk-gib", type=_positive, help="what all users may store (1024)")
     parser.add_argument(
         "--keep-days", type=_positive, help="remove what nobody used for so long (30)"
@@ -108,7 +117,13 @@ def keys_command(subparsers: Subparsers) -> None:
     revoke = actions.add_parser("revoke", help="shut a user out, running sessions included")
     revoke.add_argument("name")
     revoke.set_defaults(run=_revoke)
-    listing = actions.add_parser("list", help="show users and their public keys")
+    limit = actions.add_parser("limit", help="let a user have less or more than everybody")
+    limit.add_argument("name")
+    limit.add_argument("--quota-gib", type=_gib, help="what the user may store")
+    limit.add_argument("--jobs", type=int, help="how many of the user's jobs may wait or run")
+    limit.add_argument("--none", action="store_true", help="what everybody may, no less, no more")
+    limit.set_defaults(run=_limit)
+    listing = actions.add_parser("list", help="show users, their public keys and their limits")
     listing.set_defaults(run=_list)
 
 
@@ -139,6 +154,7 @@ def _serve(arguments: argparse.Namespace) -> int:
 def _serve_local(arguments: argparse.Namespace) -> int:
     """Serve the parent process: keys come and go by pipe, none touches the disk."""
     from .keys import MemoryKeys, make_server_keys
+    from .limits import LimitsFile
     from .server import Identity, run_server
 
     try:
@@ -153,7 +169,7 @@ def _serve_local(arguments: argparse.Namespace) -> int:
         greeting = {"endpoint": f"127.0.0.1:{port}", "server_public_key": server.public_key}
         print(json.dumps(greeting), flush=True)
 
-    identity = Identity(server, keys, None)
+    identity = Identity(server, keys, LimitsFile(None), None)
     for folder in _local_folders(arguments):
         try:
             config = _config(arguments, folder, local=True)
@@ -199,11 +215,38 @@ def _revoke(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _limit(arguments: argparse.Namespace) -> int:
+    import msgspec
+
+    from .config import GIB
+    from .limits import MAX_UNFINISHED, LimitsFile, UserLimits
+
+    is_set = arguments.quota_gib is not None or arguments.jobs is not None
+    if is_set == arguments.none:
+        msg = "expected --quota-gib, --jobs or both, or else --none; say what the limit shall be"
+        raise InputError("limit_missing", msg)
+    if arguments.jobs is not None and not 1 <= arguments.jobs <= MAX_UNFINISHED:
+        msg = f"expected 1 to {MAX_UNFINISHED} jobs, found {arguments.jobs}; revoke who may do none"
+        raise InputError("limit_jobs", msg)
+    file = LimitsFile(_data(arguments))
+    limits = UserLimits() if arguments.none else file.of(arguments.name)
+    if arguments.quota_gib is not None:
+        user_bytes = max(1, int(arguments.quota_gib * GIB))
+        limits = msgspec.structs.replace(limits, user_bytes=user_bytes)
+    if arguments.jobs is not None:
+        limits = msgspec.structs.replace(limits, unfinished_jobs=arguments.jobs)
+    file.set(arguments.name, limits)
+    return 0
+
+
 def _list(arguments: argparse.Namespace) -> int:
     from .keys import FolderKeys
+    from .limits import LimitsFile
 
     for user, line in FolderKeys(_data(arguments)).listing():
         print(user, line)
+    for user, limits in LimitsFile(_data(arguments)).listing().items():
+        print(user, limits)
     return 0
 
 

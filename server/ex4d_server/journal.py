@@ -3,6 +3,9 @@
 Every row holds the request and the newest event. Changes of state are on the disk before anybody
 hears of them; progress in between is not written, so a restart skips as many sequence numbers as
 may have gone unwritten.
+
+A row that cannot be decoded stops nobody else: its job counts as failed, and the row stays as it
+was until it is as old as finished jobs may get.
 """
 
 import hashlib
@@ -13,9 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
+import structlog
 
 from ex4d.errors import InputError, ProtocolError
 from ex4d.protocol.messages import FINAL_STATES, JobEvent, JobRequest
+
+_log = structlog.get_logger(__name__)
 
 #: What each version of the schema added; a journal of an older one is brought up to date at the
 #: start. A step that was released is never changed.
@@ -42,8 +48,13 @@ _STEPS = (
 )
 _SCHEMA_VERSION = len(_STEPS)
 
+#: What `is_final` holds.
+_UNFINISHED, _FINAL, _SET_ASIDE = 0, 1, 2
+
 #: An event is written at least every so many.
 SEQ_STEP = 100
+#: More events, and more attempts, than any job has.
+_BEYOND_ALL = 1 << 62
 #: Finished jobs that a user may keep.
 _KEPT_JOBS = 1000
 
@@ -153,13 +164,14 @@ class Journal:
         )
         now_s = time.time()
         self._write(
-            "INSERT INTO jobs VALUES (?, ?, ?, ?, ?, 0, 0, ?, ?, ?)",
+            "INSERT INTO jobs VALUES (?, ?, ?, ?, ?, ?, 0, ?, ?, ?)",
             (
                 event.job_id,
                 user,
                 request_id,
                 body,
                 _digest(body),
+                _UNFINISHED,
                 msgspec.json.encode(event),
                 now_s,
                 now_s,
@@ -178,32 +190,61 @@ class Journal:
             (
                 msgspec.json.encode(record.event),
                 record.lost,
-                record.event.state in FINAL_STATES,
+                _FINAL if record.event.state in FINAL_STATES else _UNFINISHED,
                 time.time(),
                 record.id,
             ),
         )
 
-    def find(self, user: str, job_id: str) -> JobRecord | None:
-        """A job of this user; another user's does not exist."""
-        records = self._select("WHERE user = ? AND id = ?", (user, job_id))
-        return records[0] if records else None
+    def find(self, user: str, job_id: str) -> JobEvent | None:
+        """The newest event of a job of this user; another user's does not exist."""
+        rows = self._database.execute(
+            "SELECT id, event, is_final FROM jobs WHERE user = ? AND id = ?", (user, job_id)
+        ).fetchall()
+        return _event_of(*rows[0]) if rows else None
 
     def unfinished(self) -> list[JobRecord]:
-        """What was waiting or running when the last server ended, oldest first."""
-        records = self._select("WHERE is_final = 0 ORDER BY created_s", ())
-        for record in records:
+        """What was waiting or running when the last server ended, oldest first.
+
+        Rows that cannot be decoded are left out and set aside.
+        """
+        rows = self._database.execute(
+            "SELECT id, user, body, event, lost FROM jobs WHERE is_final = ? ORDER BY created_s",
+            (_UNFINISHED,),
+        ).fetchall()
+        records: list[JobRecord] = []
+        for job_id, user, body, event, lost in rows:
+            try:
+                record = JobRecord(
+                    id=job_id,
+                    user=user,
+                    request=msgspec.json.decode(body, type=JobRequest),
+                    event=msgspec.json.decode(event, type=JobEvent),
+                    lost=lost,
+                )
+            except msgspec.MsgspecError as error:
+                _log.error("job_set_aside", job=job_id, user=user, problem=str(error))
+                self._set_aside(job_id)
+                continue
             # Progress may have been told that was not written.
-            skipped = msgspec.structs.replace(record.event, seq=record.event.seq + SEQ_STEP)
-            record.event = skipped
+            record.event = msgspec.structs.replace(record.event, seq=record.event.seq + SEQ_STEP)
+            records.append(record)
         return records
+
+    def count_set_aside(self) -> int:
+        """How many jobs were set aside and are still there."""
+        row = self._database.execute(
+            "SELECT count(*) FROM jobs WHERE is_final = ?", (_SET_ASIDE,)
+        ).fetchone()
+        return row[0]
 
     def newest(self, user: str, limit: int) -> list[JobEvent]:
         """The newest event of each of a user's jobs, newest job first."""
         rows = self._database.execute(
-            "SELECT event FROM jobs WHERE user = ? ORDER BY created_s DESC LIMIT ?", (user, limit)
+            "SELECT id, event, is_final FROM jobs WHERE user = ? ORDER BY created_s DESC LIMIT ?",
+            (user, limit),
         )
-        return [msgspec.json.decode(row[0], type=JobEvent) for row in rows]
+        return [_event_of(*row) for row in rows]
 
     def remove_old(self, keep_s: float) -> None:
         """Forget jobs that ended long ago, and the oldest of those who have very many.
@@ -212,11 +253,21 @@ class Journal:
             InputError: `disk_full`.
         """
         self._write(
-            "DELETE FROM jobs WHERE is_final = 1 AND (updated_s < ? OR id IN ("
+            "DELETE FROM jobs WHERE is_final != ? AND (updated_s < ? OR id IN ("
             " SELECT id FROM (SELECT id, row_number() OVER"
             " (PARTITION BY user ORDER BY created_s DESC) AS place FROM jobs) WHERE place > ?))",
-            (time.time() - keep_s, _KEPT_JOBS),
+            (_UNFINISHED, time.time() - keep_s, _KEPT_JOBS),
         )
+
+    def _set_aside(self, job_id: str) -> None:
+        try:
+            self._write(
+                "UPDATE jobs SET is_final = ?, updated_s = ? WHERE id = ?",
+                (_SET_ASIDE, time.time(), job_id),
+            )
+        except InputError as error:
+            # The next start does it.
+            _log.warning("journal_not_written", job=job_id, code=error.code)
 
     def _write(self, statement: str, values: tuple[object, ...]) -> None:
         try:
@@ -230,22 +281,6 @@ class Journal:
                 "server's owner to make room, then submit again"
             )
             raise InputError("disk_full", msg) from error
-
-    def _select(self, where: str, values: tuple[str, ...]) -> list[JobRecord]:
-        rows = self._database.execute(
-            f"SELECT id, user, body, event, lost FROM jobs {where}",  # noqa: S608 - our own words
-            values,
-        )
-        return [
-            JobRecord(
-                id=row[0],
-                user=row[1],
-                request=msgspec.json.decode(row[2], type=JobRequest),
-                event=msgspec.json.decode(row[3], type=JobEvent),
-                lost=row[4],
-            )
-            for row in rows
-        ]
 
     def _prepare(self) -> None:
         """Bring the schema up to date, in the transaction that is open."""
@@ -264,6 +299,36 @@ class Journal:
             for statement in step.split(";"):
                 self._database.execute(statement)
         self._database.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
+
+
+def _event_of(job_id: str, event: bytes, is_final: int) -> JobEvent:
+    """The newest event of a row, or that the job failed where the row cannot be decoded."""
+    seq = attempt = 0
+    try:
+        known = msgspec.json.decode(event, type=JobEvent)
+        if is_final != _SET_ASIDE:
+            return known
+        # After whatever was told and not written.
+        seq, attempt = known.seq + SEQ_STEP, known.attempt
+    except msgspec.MsgspecError:
+        # Nobody knows what was told: clients take only what is newer.
+        seq = attempt = _BEYOND_ALL
+    return JobEvent(
+        job_id=job_id,
+        seq=seq,
+        state="failed",
+        attempt=attempt,
+        stage="",
+        done=0,
+        total=0,
+        eta_s=None,
+        error_code="job_unreadable",
+        error_message=(
+            "expected a job that this server can read in its journal, found it damaged or of "
+            "another version; start it again"
+        ),
+        files=(),
+    )
 
 
 def _digest(body: bytes) -> str:

@@ -1,7 +1,8 @@
 """Health and metrics over HTTP, on loopback alone and only where asked for.
 
-`/health` answers 200 where the server is well and 503 where its disk is full; `/metrics` answers in
-Prometheus' text format. Neither names users, jobs or files.
+`/health` answers 200 where the server is well, with a line about jobs that it could not read, and
+503 where its disk is full; `/metrics` answers in Prometheus' text format. Neither names users, jobs
+or files.
 """
 
 import asyncio
@@ -32,17 +33,25 @@ class Metric(NamedTuple):
     value: float
 
 
+class Health(NamedTuple):
+    """Whether the server is well."""
+
+    is_well: bool
+    #: Jobs whose row in the journal could not be decoded.
+    jobs_set_aside: int
+
+
 class MetricsServer:
     """Answers `/health` and `/metrics`.
 
     Args:
         measure: Takes all measures, in the event loop; must be quick.
-        is_well: Whether the server is well.
+        judge: Says how the server is; must be quick too.
     """
 
-    def __init__(self, measure: Callable[[], list[Metric]], is_well: Callable[[], bool]) -> None:
+    def __init__(self, measure: Callable[[], list[Metric]], judge: Callable[[], Health]) -> None:
         self._measure = measure
-        self._is_well = is_well
+        self._judge = judge
         self._server: asyncio.Server | None = None
         self._open = 0
 
@@ -89,8 +98,10 @@ class MetricsServer:
         if len(words) != 3 or words[0] != b"GET":
             return _response("405 Method Not Allowed", "expected GET\n")
         if words[1] == b"/health":
-            if self._is_well():
-                return _response("200 OK", "ok\n")
+            health = self._judge()
+            if health.is_well:
+                count = health.jobs_set_aside
+                return _response("200 OK", f"ok\njobs_set_aside {count}\n" if count else "ok\n")
             return _response("503 Service Unavailable", "disk_full\n")
         if words[1] == b"/metrics":
             return _response("200 OK", format_metrics(self._measure()))

@@ -9,7 +9,8 @@ from ex4d.protocol.messages import JobRequest, ReconstructJob
 
 from .blobs import BlobStore
 
-#: Results that are remembered; their bytes lie in the blob store and count to its quotas.
+#: Results of all users that are remembered; their bytes lie in the blob store and count to its
+#: quotas.
 MAX_KNOWN = 256
 
 
@@ -25,38 +26,43 @@ class KnownResults:
 
     def __init__(self, blobs: BlobStore) -> None:
         self._blobs = blobs
-        self._known: OrderedDict[tuple[str, bytes], tuple[FileRef, ...]] = OrderedDict()
+        #: By user, those used longest ago first; no user is left with none.
+        self._known: dict[str, OrderedDict[bytes, tuple[FileRef, ...]]] = {}
 
     def __len__(self) -> int:
-        return len(self._known)
+        return sum(map(len, self._known.values()))
 
     def add(self, user: str, request: JobRequest, files: tuple[FileRef, ...]) -> None:
-        """Remember the results of a reconstruction; the oldest give way."""
+        """Remember the results of a reconstruction; whoever has most loses the oldest."""
         if not isinstance(request, ReconstructJob):
             return
-        key = _key(user, request)
-        self._known[key] = files
-        self._known.move_to_end(key)
-        while len(self._known) > MAX_KNOWN:
-            self._known.popitem(last=False)
+        own = self._known.setdefault(user, OrderedDict())
+        key = msgspec.json.encode(request)
+        own[key] = files
+        own.move_to_end(key)
+        while len(self) > MAX_KNOWN:
+            heaviest = max(self._known, key=lambda name: len(self._known[name]))
+            self._forget(heaviest, next(iter(self._known[heaviest])))
 
     def find(self, user: str, request: JobRequest) -> tuple[FileRef, ...] | None:
         """The results of the same request, if all of them are still there; else None."""
         if not isinstance(request, ReconstructJob):
             return None
-        key = _key(user, request)
-        files = self._known.get(key)
+        own = self._known.get(user, OrderedDict())
+        key = msgspec.json.encode(request)
+        files = own.get(key)
         if files is None:
             return None
         if any(self._blobs.size_of((user, file.sha256)) != file.size_bytes for file in files):
-            del self._known[key]
+            self._forget(user, key)
             return None
         for file in files:
             # That notes the use: they are as young as the job that is given them.
             self._blobs.path_of((user, file.sha256))
-        self._known.move_to_end(key)
+        own.move_to_end(key)
         return files
 
-
-def _key(user: str, request: ReconstructJob) -> tuple[str, bytes]:
-    return user, msgspec.json.encode(request)
+    def _forget(self, user: str, key: bytes) -> None:
+        del self._known[user][key]
+        if not self._known[user]:
+            del self._known[user]

@@ -10,7 +10,6 @@ import shutil
 import time
 import uuid
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable
 from concurrent.futures import Executor as Threads
 from pathlib import Path, PurePosixPath
 
@@ -35,7 +34,10 @@ from .blobs import FULL_ERRORS, BlobStore
 from .config import private_folder
 from .executors import Executor, Preview, Work, WorkerLostError
 from .journal import SEQ_STEP, JobRecord, Journal
+from .kept import KeptWork
+from .limits import LimitsFile
 from .results import KnownResults
+from .sessions import Sessions
 from .take_times import MeasuredTakes
 from .transfers import TaskSet
 
@@ -43,7 +45,7 @@ _log = structlog.get_logger(__name__)
 
 #: Attempts that may be lost before a job is given up.
 MAX_LOST = 3
-#: Unfinished jobs that a user may have.
+#: Unfinished jobs that a user may have who has no limit of their own.
 MAX_UNFINISHED = 100
 #: Progress is told no more often than this.
 PROGRESS_PERIOD_S = 0.2
@@ -70,12 +72,12 @@ class Scheduler:
     Args:
         journal: Where they are written down.
         blobs: Where their files come from and results go.
+        limits: Users who may have another number of unfinished jobs.
         executor: What does the work.
-        work_folder: For the files of running jobs; on the disk of the blobs.
+        data: For the files of running jobs, what attempts leave to the next one and how long takes
+            took; the folder of the blobs.
         threads: Where files are linked and hashed.
-        publish: Told a user's every event; must be quick.
-        publish_preview: The same of previews, with their pixels.
-        measured_takes: Told how long each take took.
+        sessions: Who hears of events, previews and times.
     """
 
     def __init__(
@@ -83,21 +85,21 @@ class Scheduler:
         *,
         journal: Journal,
         blobs: BlobStore,
+        limits: LimitsFile,
         executor: Executor,
-        work_folder: Path,
+        data: Path,
         threads: Threads,
-        publish: Callable[[str, JobEvent], None],
-        publish_preview: Callable[[str, JobPreview, memoryview], None],
-        measured_takes: MeasuredTakes,
+        sessions: Sessions,
     ) -> None:
         self._journal = journal
         self._blobs = blobs
+        self._limits = limits
         self._executor = executor
-        self._work_folder = work_folder
+        self._work_folder = data / "work"
+        self._kept_work = KeptWork(data / "kept", blobs)
         self._threads = threads
-        self._publish = publish
-        self._publish_preview = publish_preview
-        self._measured_takes = measured_takes
+        self._sessions = sessions
+        self._measured_takes = MeasuredTakes(data / "take_times.json", sessions.publish_take_times)
         self._jobs: dict[str, _Job] = {}
         #: Waiting jobs of each user; the user whose turn is next comes first.
         self._queues: OrderedDict[str, deque[_Job]] = OrderedDict()
@@ -152,6 +154,10 @@ class Scheduler:
             if record.id in self._unsaved:
                 return
 
+    def remove_old(self) -> None:
+        """Remove what unfinished jobs left that nobody came back for; to be called now and then."""
+        self._kept_work.remove_old()
+
     def count(self) -> tuple[int, int]:
         """How many jobs run, and how many wait."""
         return self._running, sum(len(queue) for queue in self._queues.values())
@@ -174,16 +180,20 @@ class Scheduler:
             The job's newest event.
 
         Raises:
-            InputError: `job_files`, `blob_missing` or `queue_full`.
+            InputError: `job_files`, `blob_missing`, `queue_full`, `quota_exceeded` or `disk_full`.
             ProtocolError: `conflict`.
         """
         known = self._journal.find_request(user, request_id, request)
         if known:
             return self.event_of(user, known)
         self._check_files(user, request)
-        if sum(job.record.user == user for job in self._jobs.values()) >= MAX_UNFINISHED:
-            msg = f"expected at most {MAX_UNFINISHED} unfinished jobs; wait until some have ended"
+        allowed = self._limits.of(user).unfinished_jobs or MAX_UNFINISHED
+        if sum(job.record.user == user for job in self._jobs.values()) >= allowed:
+            msg = f"expected at most {allowed} unfinished jobs; wait until some have ended"
             raise InputError("queue_full", msg)
+        self._blobs.check_room_for_results(
+            user, [(user, file.sha256) for file in _files_of(request)]
+        )
         record = self._journal.add(user, request_id, request)
         job = self._remember(record)
         self._queue(job)
@@ -202,12 +212,13 @@ class Scheduler:
         if job and job.record.user == user:
             return job.record.event
         record = self._unsaved.get(job_id)
-        if record is None or record.user != user:
-            record = self._journal.find(user, job_id)
-        if record is None:
+        if record is not None and record.user == user:
+            return record.event
+        event = self._journal.find(user, job_id)
+        if event is None:
             msg = f"expected a job of yours, found none called {job_id}; submit it again"
             raise InputError("not_found", msg)
-        return record.event
+        return event
 
     def preview_of(self, user: str, job_id: str) -> tuple[JobPreview, memoryview] | None:
         """The newest preview of a job of this user and its pixels; None if there is none now."""
@@ -252,8 +263,11 @@ class Scheduler:
     def _check_files(self, user: str, request: JobRequest) -> None:
         files = _files_of(request)
         paths = {file.path for file in files}
-        if len(paths) < len(files):
-            raise InputError("job_files", "expected each path once, found one twice")
+        # Some systems do not tell upper case from lower.
+        names = {path.casefold() for path in paths}
+        if len(names) < len(files) or names & {name.rpartition("/")[0] for name in names}:
+            msg = "expected each path once and none as another's folder, found one twice; rename it"
+            raise InputError("job_files", msg)
         if isinstance(request, ReconstructJob):
             needed = [path for path in (request.clip, request.depth) if path is not None]
             if not set(needed) <= paths:
@@ -333,7 +347,7 @@ class Scheduler:
             self._end(job, state="failed", error_code=code, error_message=msg)
         finally:
             loop = asyncio.get_running_loop()
-            removal = loop.run_in_executor(self._threads, shutil.rmtree, folder, True)
+            removal = loop.run_in_executor(self._threads, self._tidy, record, folder)
             # A server that stops ends this wait, but the removal is still done: the threads are
             # the last to end.
             await asyncio.shield(removal)
@@ -346,6 +360,12 @@ class Scheduler:
             )
             self._fill_slots()
 
+    def _tidy(self, record: JobRecord, folder: Path) -> None:
+        """Remove what an attempt leaves behind that is of no use; runs in a thread."""
+        shutil.rmtree(folder, ignore_errors=True)
+        if isinstance(record.request, ReconstructJob):
+            self._kept_work.tidy(record.user, is_done=record.event.state == "done")
+
     async def _attempt(self, job: _Job, folder: Path) -> tuple[FileRef, ...]:
         loop = asyncio.get_running_loop()
         record = job.record
@@ -356,7 +376,8 @@ class Scheduler:
         await loop.run_in_executor(self._threads, self._link_inputs, record, inputs)
         if job.cancel.is_set():
             raise CancelledError
-        work = Work(record.id, record.request, inputs, folder / "output")
+        kept_folder = self._kept_work.folder_of(record.user)
+        work = Work(record.id, record.request, inputs, folder / "output", kept_folder)
         started_s = time.monotonic()
         await self._executor.run(
             work,
@@ -437,7 +458,7 @@ class Scheduler:
         )
         pixels = memoryview(preview.pixels)
         job.preview = (message, pixels)
-        self._publish_preview(job.record.user, message, pixels)
+        self._sessions.publish_preview(job.record.user, message, pixels)
 
     def _count(self, job: _Job, **changes: object) -> None:
         """Take the next number of a job's series, as the journal allows."""
@@ -450,7 +471,7 @@ class Scheduler:
             job.untold.cancel()
             job.untold = None
         job.told_s = time.monotonic()
-        self._publish(job.record.user, job.record.event)
+        self._sessions.publish(job.record.user, job.record.event)
 
     def _change(self, job: _Job, **changes: object) -> None:
         """Write a change of state down, then tell it."""

@@ -29,11 +29,11 @@ from .executors.local import LocalExecutor
 from .front import Front
 from .journal import Journal
 from .keys import FolderKeys, KeyRing, ServerKeys, load_server_keys
-from .metrics import Metric, MetricsServer, resident_bytes
+from .limits import LimitsFile
+from .metrics import Health, Metric, MetricsServer, resident_bytes
 from .pairing import Pairing, PairingTokens
 from .scheduler import Scheduler
 from .sessions import Session, Sessions
-from .take_times import MeasuredTakes
 from .transfers import Downloads, Uploads
 from .wire import Wire, open_socket
 from .worker import PipelineJobs
@@ -54,18 +54,20 @@ class Identity:
 
     server: ServerKeys
     keys: KeyRing
+    limits: LimitsFile
     #: None where nobody can pair.
     pairing: Pairing | None
 
 
 def identity_on_disk(data: Path) -> Identity:
-    """Keys from the data folder.
+    """Keys and limits from the data folder.
 
     Raises:
-        InputError: `server_key` if the server's own are damaged.
+        InputError: `server_key` if the server's own are damaged, `limits_unreadable`.
     """
     keys = FolderKeys(data)
-    return Identity(load_server_keys(data), keys, Pairing(keys, PairingTokens(data)))
+    pairing = Pairing(keys, PairingTokens(data))
+    return Identity(load_server_keys(data), keys, LimitsFile(data), pairing)
 
 
 def run_server(
@@ -79,7 +81,7 @@ def run_server(
 
     Args:
         config: What the server is told.
-        identity: Its keys.
+        identity: Its keys, and who may have how much.
         on_ready: Called with the port once clients can connect.
         ends_with_stdin: Whether the end of standard input ends the server.
 
@@ -117,7 +119,7 @@ async def _serve(
         threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="ex4d-disk")
         stack.callback(threads.shutdown)
 
-        blobs = BlobStore(config.data / "blobs", config.quotas)
+        blobs = BlobStore(config.data / "blobs", config.quotas, identity.limits)
         uploads = Uploads(blobs, threads)
         stack.push_async_callback(uploads.close)
         downloads = Downloads(blobs, threads)
@@ -132,14 +134,11 @@ async def _serve(
         scheduler = Scheduler(
             journal=journal,
             blobs=blobs,
+            limits=identity.limits,
             executor=executor,
-            work_folder=config.data / "work",
+            data=config.data,
             threads=threads,
-            publish=sessions.publish,
-            publish_preview=sessions.publish_preview,
-            measured_takes=MeasuredTakes(
-                config.data / "take_times.json", sessions.publish_take_times
-            ),
+            sessions=sessions,
         )
         stack.push_async_callback(scheduler.close)
 
@@ -155,16 +154,19 @@ async def _serve(
         )
         if config.metrics_port is not None:
             metrics = MetricsServer(
-                lambda: _measure(sessions, scheduler, blobs),
-                lambda: scheduler.is_journal_whole and blobs.disk_left_bytes() > 0,
+                lambda: _measure(sessions, scheduler, blobs, journal),
+                lambda: Health(
+                    scheduler.is_journal_whole and blobs.disk_left_bytes() > 0,
+                    journal.count_set_aside(),
+                ),
             )
             await metrics.start(config.metrics_port)
             stack.callback(metrics.close)
         scheduler.start()
         front.start()
         stack.callback(wire.stop)
-        tending = asyncio.create_task(_tend(front))
-        cleaning = asyncio.create_task(_clean(journal, blobs, config.quotas.keep_s))
+        tending = asyncio.create_task(_tend(front, identity.limits))
+        cleaning = asyncio.create_task(_clean(journal, blobs, scheduler, config.quotas.keep_s))
         stopping = asyncio.create_task(stop.wait())
         tasks = (tending, cleaning, stopping)
         try:
@@ -181,15 +183,17 @@ async def _serve(
             _log.info("stopping")
 
 
-async def _tend(front: Front) -> None:
+async def _tend(front: Front, limits: LimitsFile) -> None:
     while True:
         await asyncio.sleep(_TICK_S)
+        limits.refresh()
         front.tend()
 
 
-async def _clean(journal: Journal, blobs: BlobStore, keep_s: float) -> None:
+async def _clean(journal: Journal, blobs: BlobStore, scheduler: Scheduler, keep_s: float) -> None:
     while True:
         blobs.remove_old()
+        scheduler.remove_old()
         try:
             journal.remove_old(keep_s)
         except InputError as error:
@@ -198,7 +202,9 @@ async def _clean(journal: Journal, blobs: BlobStore, keep_s: float) -> None:
         await asyncio.sleep(_CLEAN_S)
 
 
-def _measure(sessions: Sessions, scheduler: Scheduler, blobs: BlobStore) -> list[Metric]:
+def _measure(
+    sessions: Sessions, scheduler: Scheduler, blobs: BlobStore, journal: Journal
+) -> list[Metric]:
     running, queued = scheduler.count()
     ended = [
         Metric(
@@ -216,6 +222,12 @@ def _measure(sessions: Sessions, scheduler: Scheduler, blobs: BlobStore) -> list
         Metric("jobs_running", "gauge", "Jobs at work.", running),
         Metric("jobs_queued", "gauge", "Jobs that wait.", queued),
         *ended,
+        Metric(
+            "jobs_set_aside",
+            "gauge",
+            "Jobs whose row in the journal cannot be read.",
+            journal.count_set_aside(),
+        ),
         Metric("stored_bytes", "gauge", "Stored or reserved for users.", blobs.stored_bytes()),
         Metric("disk_left_bytes", "gauge", "What may still be stored.", blobs.disk_left_bytes()),
         Metric("resident_bytes", "gauge", "Main memory of the server.", resident_bytes()),

@@ -52,6 +52,8 @@ class StartWork(_PipeMessage, frozen=True, tag="start"):
     request: JobRequest
     inputs: str
     output: str
+    #: Empty: nothing is kept.
+    kept_folder: str
 
 
 class CancelWork(_PipeMessage, frozen=True, tag="cancel"):
@@ -169,7 +171,8 @@ def _do(
     def show(frames: "NDArray[np.uint8]") -> None:
         connection.send_bytes(msgspec.json.encode(WorkPreview(small_preview(frames))))
 
-    task = Task(report, cancelled.is_set, show)
+    kept_folder = Path(start.kept_folder) if start.kept_folder else None
+    task = Task(report, cancelled.is_set, show, kept_folder)
     try:
         run_job(start.request, Path(start.inputs), Path(start.output), task)
     except CancelledError:

@@ -16,6 +16,7 @@ from ex4d import pipeline
 from ex4d.cli import main
 from ex4d.clip import write_video
 from ex4d.depth.video_depth_anything import estimator
+from ex4d.depth.video_depth_anything.network import Network
 from ex4d.errors import InputError
 from ex4d.protocol.messages import ReconstructJob
 from ex4d.scene import Scene
@@ -147,3 +148,22 @@ def test_models_commands_know_the_estimators(
     assert "[checkpoint_damaged]" in capsys.readouterr().err
     assert main(["doctor"]) == 0
     assert "ok depth by depthcrafter" in " ".join(capsys.readouterr().out.split())
+
+
+def test_recon_that_was_stopped_goes_on(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_arguments: object, **_settings: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ex4d.scene.write_scene", stop)
+    assert recon(folder) != 0
+    assert list((folder / "out" / "unfinished").rglob("*.npy"))
+    monkeypatch.undo()
+    monkeypatch.setenv("EX4D_MODELS", str(folder / "models"))
+    monkeypatch.setattr(estimator, "INPUT_SIDE_PX", 56)
+
+    def refuse(*_arguments: object) -> None:
+        raise AssertionError("what was estimated must not be estimated again")
+
+    monkeypatch.setattr(Network, "encode", refuse)
+    assert recon(folder) == 0
+    assert not (folder / "out" / "unfinished").exists()

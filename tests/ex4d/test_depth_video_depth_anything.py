@@ -1,5 +1,6 @@
 """Video-Depth-Anything beside its numbers: files, windows, odd clips, stopping."""
 
+import contextlib
 import itertools
 from pathlib import Path
 
@@ -113,11 +114,19 @@ def test_progress_and_cancel(models: Path) -> None:
     reports: list[Progress] = []
     network = create_estimator(NAME, folder=models)
     network.estimate(clip(50), task=Task(reports.append))
-    assert [(report.done, report.total) for report in reports] == [(1, 3), (2, 3), (3, 3)]
-    reports.clear()
-    with pytest.raises(CancelledError):
-        network.estimate(clip(50), task=Task(reports.append, lambda: len(reports) == 1))
-    assert len(reports) == 1
+    assert [(report.done, report.total) for report in reports] == [
+        (0, 3),
+        (1, 3),
+        (2, 3),
+        (3, 3),
+    ]
+    for count in (1, 2):
+        reports.clear()
+        with pytest.raises(CancelledError):
+            network.estimate(
+                clip(50), task=Task(reports.append, lambda count=count: len(reports) == count)
+            )
+        assert len(reports) == count
 
 
 def test_same_clip_same_numbers(models: Path) -> None:
@@ -195,3 +204,80 @@ def test_clip_on_disk_gives_the_same_numbers(models: Path, monkeypatch: pytest.M
     on_disk[:] = frames
     found = create_estimator(NAME, folder=models).estimate(on_disk, task=Task()).values
     np.testing.assert_array_equal(found, expected)
+
+
+# --- going on after an end -----------------------------------------------------------------------
+
+
+class StoppedError(Exception):
+    """Ends an attempt as a crash would."""
+
+
+def attempt(
+    models: Path, frames: np.ndarray, kept: Path, monkeypatch: pytest.MonkeyPatch, stops_after: int
+) -> tuple[np.ndarray | None, int]:
+    """Estimate until some windows are done; the values, if it got that far, and frames encoded."""
+    encoded = 0
+    encode = Network.encode
+
+    def counted(network: Network, images: torch.Tensor) -> list[torch.Tensor]:
+        nonlocal encoded
+        encoded += len(images)
+        return encode(network, images)
+
+    def report(progress: Progress) -> None:
+        if progress.done == stops_after:
+            raise StoppedError
+
+    monkeypatch.setattr(Network, "encode", counted)
+    values = None
+    with contextlib.suppress(StoppedError):
+        task = Task(report, kept_folder=kept)
+        values = create_estimator(NAME, folder=models).estimate(frames, task=task).values
+    monkeypatch.setattr(Network, "encode", encode)
+    return values, encoded
+
+
+def test_finished_windows_are_not_estimated_again(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames, kept = clip(80), tmp_path / "kept"
+    expected = create_estimator(NAME, folder=models).estimate(frames, task=Task()).values
+    ended, encoded = attempt(models, frames, kept, monkeypatch, 3)
+    assert ended is None
+    assert encoded == 76, "three windows of four"
+    values, encoded = attempt(models, frames, kept, monkeypatch, -1)
+    # Ten that the last window begins with, and those that are new.
+    assert encoded == 10 + 4
+    np.testing.assert_allclose(values, expected, atol=1e-5)
+    _, encoded = attempt(models, frames, kept, monkeypatch, -1)
+    assert encoded == 0
+    assert len(list(kept.rglob("*"))) == 1 + 4
+
+
+def test_windows_of_other_work_are_not_taken(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames, kept = clip(30), tmp_path / "kept"
+    attempt(models, frames, kept, monkeypatch, -1)
+    changed = frames.copy()
+    changed[29, 0, 0, 0] ^= 1
+    assert attempt(models, changed, kept, monkeypatch, -1)[1] == 30
+    rewritten_weights = tiny_depth.write_video_depth_anything(models)
+    values = torch.load(rewritten_weights, weights_only=True)
+    values[tiny_depth.LAST_BIAS] += 1
+    torch.save(values, rewritten_weights)
+    assert attempt(models, frames, kept, monkeypatch, -1)[1] == 30
+
+
+def test_damaged_window_is_estimated_again(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames, kept = clip(30), tmp_path / "kept"
+    expected, _ = attempt(models, frames, kept, monkeypatch, -1)
+    first, second = sorted(kept.rglob("*.npy"))
+    first.write_bytes(first.read_bytes()[:-8])
+    np.save(second, np.zeros((2, 2), np.float32))
+    values, encoded = attempt(models, frames, kept, monkeypatch, -1)
+    assert encoded == 30
+    np.testing.assert_array_equal(values, expected)

@@ -30,6 +30,13 @@ def test_focal_length_from_whoever_knows_it_best() -> None:
     assert source_of(None, None, None) == "default"
 
 
+@pytest.mark.parametrize("focal_px", [1e-300, 1.5, 1.7e5, 1e300, float("nan")])
+def test_focal_length_of_no_lens_is_refused(focal_px: float) -> None:
+    with pytest.raises(InputError, match=r"1\.6 to 160000 px") as caught:
+        chosen_intrinsics(clip_with(None), focal_px, None)
+    assert caught.value.code == "focal_length"
+
+
 @pytest.mark.parametrize("size", [(90, 160), (160, 90)])
 def test_lens_means_the_longer_side(size: tuple[int, int]) -> None:
     """26 mm on film 36 mm long see 69.4 degrees."""

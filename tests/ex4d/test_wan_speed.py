@@ -2,6 +2,8 @@
 
 import copy
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from engine_tests import needs_engine
@@ -76,11 +78,19 @@ def run_diffsynth(dit: nn.Module) -> Tensor:
     return tokens
 
 
+def after_blocks(
+    prepared: modes.PreparedDit, *arguments: Any, before_block: Callable[[], None] = lambda: None
+) -> list[Tensor]:
+    """The branches after the last block."""
+    *_, residuals = prepared.run_blocks(*arguments, before_block=before_block)
+    return [residual.tokens() for residual in residuals]
+
+
 def run_prepared(prepared: modes.PreparedDit) -> Tensor:
     tokens, context, modulation = inputs()
     contexts = [prepared.project_context(context)]
     table = complex_table(DIM // HEADS)
-    return prepared.run_blocks([tokens], contexts, modulation, table)[0]
+    return after_blocks(prepared, [tokens], contexts, modulation, table)[0]
 
 
 @pytest.mark.parametrize("head_size", [24, 32, 128])
@@ -108,7 +118,7 @@ def test_tokens_may_be_a_view_of_the_patches() -> None:
     view = tokens.transpose(1, 2).contiguous().transpose(1, 2)
     assert not view.is_contiguous()
     contexts = [prepared.project_context(context)]
-    found = prepared.run_blocks([view], contexts, modulation, complex_table(DIM // HEADS))[0]
+    found = after_blocks(prepared, [view], contexts, modulation, complex_table(DIM // HEADS))[0]
     assert torch.equal(found, run_prepared(prepared))
 
 
@@ -117,13 +127,15 @@ def test_both_branches_are_independent() -> None:
     tokens, context, modulation = inputs()
     table = complex_table(DIM // HEADS)
     contexts = [prepared.project_context(context), prepared.project_context(-context)]
-    together = prepared.run_blocks([tokens, tokens], contexts, modulation, table)
+    together = after_blocks(prepared, [tokens, tokens], contexts, modulation, table)
     for branch in range(2):
-        alone = prepared.run_blocks([tokens], contexts[branch : branch + 1], modulation, table)[0]
+        alone = after_blocks(prepared, [tokens], contexts[branch : branch + 1], modulation, table)[
+            0
+        ]
         assert torch.equal(together[branch], alone)
     assert not torch.allclose(together[0], together[1])
     # Where they are not one tensor, nothing is shared, and nothing differs.
-    apart = prepared.run_blocks([tokens, tokens.clone()], contexts, modulation, table)
+    apart = after_blocks(prepared, [tokens, tokens.clone()], contexts, modulation, table)
     assert all(torch.equal(one, other) for one, other in zip(together, apart, strict=True))
 
 
@@ -140,8 +152,8 @@ def test_before_block_can_cancel_between_blocks() -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        prepared.run_blocks([tokens], contexts, modulation, table, before_block=cancel)
-    again = prepared.run_blocks([tokens], contexts, modulation, table)[0]
+        after_blocks(prepared, [tokens], contexts, modulation, table, before_block=cancel)
+    again = after_blocks(prepared, [tokens], contexts, modulation, table)[0]
     assert torch.equal(again, run_prepared(prepared))
 
 

@@ -54,15 +54,12 @@ def last_latents(models: WanModels, folder: Path) -> torch.Tensor:
     )
     encoder = PromptEncoder(models_of(), folder, device=CPU, dtype=torch.bfloat16)
     prompts = [str(arrays["prompt"]), str(arrays["negative_prompt"])]
-    prompt, negative = (
-        denoise.embed_context(models, embedding, inputs.image_tokens)
-        for embedding in encoder.embed(prompts)
-    )
+    scale = float(arrays["cfg_scale"])
     return denoise.denoise(
         models,
         torch.from_numpy(arrays["noise"]),
         inputs,
-        denoise.Guidance(prompt, negative, float(arrays["cfg_scale"])),
+        denoise.embed_guidance(models, encoder.embed(prompts), inputs.image_tokens, scale),
         steps=int(arrays["num_inference_steps"]),
     )
 

@@ -88,9 +88,8 @@ def predict(models: WanModels, **changes: Any) -> torch.Tensor:
             inputs.first_frame, inputs.image_tokens, changes["camera"]
         )
     context = changes.get("context", golden_contexts(models)[0])
-    (velocity,) = denoise.predict(
-        models, torch.from_numpy(arrays["noise"]), step, [context], inputs
-    )
+    share = denoise.Share.of(models, inputs, [context])
+    (velocity,) = denoise.predict([share], torch.from_numpy(arrays["noise"]), step)
     return velocity
 
 
@@ -126,7 +125,7 @@ def test_text(tmp_path: Path) -> None:
 def test_video_and_mask() -> None:
     arrays = arrays_of("fp32/inputs.npz")
     video, mask = conditioning.condition_tensors(
-        arrays["frames_u8"], arrays["masks_u8"][..., 0] > 127
+        arrays["frames_u8"], arrays["masks_u8"][..., 0] > 127, CPU
     )
     assert error_of(video, arrays["video"]) <= TOLERANCE
     assert error_of(mask, arrays["mask"]) <= TOLERANCE
@@ -346,7 +345,7 @@ def test_whole_take(models: WanModels, tmp_path: Path) -> None:
     """From the condition's 8-bit frames to the shot's, with nothing golden in between."""
     arrays, truth = arrays_of("fp32/inputs.npz"), arrays_of("fp32/decode.npz")
     video, mask = conditioning.condition_tensors(
-        arrays["frames_u8"], arrays["masks_u8"][..., 0] > 127
+        arrays["frames_u8"], arrays["masks_u8"][..., 0] > 127, CPU
     )
     frame = conditioning.frame_tensor(conditioning.conditioning_frame(video))
     inputs = conditioning.ModelInputs(
@@ -356,15 +355,12 @@ def test_whole_take(models: WanModels, tmp_path: Path) -> None:
     )
     encoder = PromptEncoder(models_of(), tmp_path, device=CPU, dtype=torch.float32)
     prompts = [str(arrays["prompt"]), str(arrays["negative_prompt"])]
-    prompt, negative = (
-        denoise.embed_context(models, embedding, inputs.image_tokens)
-        for embedding in encoder.embed(prompts)
-    )
+    scale = float(arrays["cfg_scale"])
     latents = denoise.denoise(
         models,
         denoise.make_noise(int(arrays["seed"]), *video.shape[2:]),
         inputs,
-        denoise.Guidance(prompt, negative, float(arrays["cfg_scale"])),
+        denoise.embed_guidance(models, encoder.embed(prompts), inputs.image_tokens, scale),
         steps=int(arrays["num_inference_steps"]),
     )
     assert error_of(latents, truth["latents"]) <= LAST_LATENTS_TOLERANCE

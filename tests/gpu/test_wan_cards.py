@@ -9,9 +9,11 @@ import torch
 from diffsynth.models import wan_video_dit
 from torch import Tensor, nn
 
-from ex4d.diffusion.wan import fused, modes
+from ex4d.bench import generate
+from ex4d.diffusion.wan import denoise, fused, modes, two_cards
 from ex4d.diffusion.wan.attention import available_attention, choose_attention
 from ex4d.diffusion.wan.blocks import step_tensors
+from ex4d.diffusion.wan.conditioning import ModelInputs
 from ex4d.diffusion.wan.denoise import rotary_table
 from ex4d.diffusion.wan.fp8 import Fp8Linear
 from ex4d.diffusion.wan.rotary import real_table
@@ -23,6 +25,16 @@ pytestmark = [
 CUDA = torch.device("cuda")
 GRID = (3, 8, 10)
 TOKENS, DIM, HEADS = 240, 512, 4
+SMALL = generate.Architecture(
+    dim=DIM,
+    ffn_dim=1024,
+    heads=HEADS,
+    layers=3,
+    text_dim=64,
+    camera_dim=64,
+    vae_dim=16,
+    clip={"dim": 64, "num_heads": 4, "num_layers": 2},
+)
 
 
 def normal(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
@@ -165,7 +177,8 @@ def run(prepared: modes.PreparedDit, dit: nn.Module) -> Tensor:
     modulation = 0.3 * normal(1, 6, DIM, seed=2)
     # As they come: a view of the patches.
     tokens = normal(1, DIM, TOKENS).transpose(1, 2)
-    return torch.cat(prepared.run_blocks([tokens, tokens], contexts, modulation, table))
+    *_, residuals = prepared.run_blocks([tokens, tokens], contexts, modulation, table)
+    return torch.cat([residual.tokens() for residual in residuals])
 
 
 @pytest.mark.parametrize("mode", modes.MODES)
@@ -193,3 +206,29 @@ def test_modes_are_close_to_float32() -> None:
         error = (run(modes.prepare(dit, mode, CUDA, tokens=TOKENS), dit) - expected).norm()
         print(f"{mode}: error {float(error / expected.norm()):.4f}")
         assert error / expected.norm() < limit
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two cards")
+@pytest.mark.parametrize("mode", ["exact", "fast"])
+def test_two_cards_give_the_bytes_of_one(mode: modes.Mode) -> None:
+    plan = generate.Plan(width_px=64, height_px=48, frame_count=9, steps=2)
+    models = generate.build_models(SMALL, plan, mode, CUDA)
+    random = torch.Generator().manual_seed(0)
+    inputs = ModelInputs(
+        torch.randn(1, 20, 3, 6, 8, generator=random).to(CUDA),
+        torch.randn(1, 257, SMALL.clip["dim"], generator=random).to(CUDA),
+        torch.randn(1, SMALL.dim, 3, 3, 4, generator=random).to(CUDA),
+    )
+    embeddings = [torch.randn(n, SMALL.text_dim, generator=random) for n in (5, 9)]
+    noise = torch.randn(1, 16, 3, 6, 8, generator=random)
+
+    def take() -> Tensor:
+        guidance = denoise.embed_guidance(models, embeddings, inputs.image_tokens, 5.0)
+        return denoise.denoise(models, noise, inputs, guidance, steps=2)
+
+    with torch.no_grad():
+        expected = take()
+        two_cards.use_second_card(models)
+        assert models.second is not None
+        assert next(models.second.dit.parameters()).device == torch.device("cuda", 1)
+        assert torch.equal(take(), expected)

@@ -155,6 +155,38 @@ def test_upgrade_that_fails_changes_nothing(path: Path) -> None:
     assert schema(path) == before
 
 
+@pytest.mark.parametrize("column", ["body", "event"])
+def test_row_that_cannot_be_decoded_is_set_aside(path: Path, column: str) -> None:
+    journal = Journal(path)
+    damaged = journal.add("anna", new_id(), render_job([]))
+    damaged.advance(state="running", attempt=2)
+    journal.save(damaged)
+    whole = journal.add("anna", new_id(), render_job([]))
+    journal._database.execute(
+        f"UPDATE jobs SET {column} = ? WHERE id = ?", (b'{"type":"of another time"}', damaged.id)
+    )
+    assert [record.id for record in journal.unfinished()] == [whole.id]
+    assert journal.count_set_aside() == 1
+    told = journal.find("anna", damaged.id)
+    assert told is not None
+    assert (told.state, told.error_code) == ("failed", "job_unreadable")
+    # Or clients would take it for older than what they know.
+    assert told.seq > damaged.event.seq
+    assert told.attempt >= damaged.event.attempt
+    assert told in journal.newest("anna", 10)
+    assert journal.find("ben", damaged.id) is None
+    journal.close()
+    again = Journal(path)
+    assert [record.id for record in again.unfinished()] == [whole.id]
+    rows = again._database.execute(f"SELECT {column} FROM jobs WHERE id = ?", (damaged.id,))
+    assert rows.fetchone() == (b'{"type":"of another time"}',), "kept as it was"
+    again.remove_old(keep_s=DAY_S)
+    assert again.count_set_aside() == 1
+    again.remove_old(keep_s=-1.0)
+    assert again.count_set_aside() == 0
+    again.close()
+
+
 def test_full_disk_refuses_new_jobs_and_loses_none(path: Path) -> None:
     journal = Journal(path)
     record = journal.add("anna", new_id(), render_job([]))

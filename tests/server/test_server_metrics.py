@@ -2,6 +2,7 @@
 
 import re
 import socket
+import sqlite3
 import sys
 import time
 import urllib.error
@@ -106,6 +107,37 @@ def test_full_disk_is_not_healthy(own_server: OwnServer, connect: Connect) -> No
     while get(port, "/health")[0] != 200:
         assert time.monotonic() < deadline_s
         time.sleep(0.05)
+
+
+def test_job_that_cannot_be_read_stops_no_start(own_server: OwnServer, connect: Connect) -> None:
+    """The others go on, its owner is told, and so is the server's."""
+    server = own_server("--metrics-port", "0", "--fake-frame-s", "0.5")
+    keys = add_user(server)[1]
+    client = connect(server, keys)
+    client.hello()
+    content = random_bytes(100)
+    client.upload([content])
+    job = render_job([file_ref("scene.json", content)])
+    damaged, whole = client.submit(job), client.submit(job)
+    client.wait_for_state(damaged, "running")
+    server.kill()
+    database = sqlite3.connect(server.data / "journal.sqlite3")
+    with database:
+        database.execute("UPDATE jobs SET body = ? WHERE id = ?", (b"rubbish", damaged))
+    database.close()
+    server.log_path.unlink()
+    server.start()
+    client = connect(server, keys)
+    client.hello()
+    client.watch(damaged)
+    event = client.wait_for_end(damaged)
+    assert (event.state, event.error_code) == ("failed", "job_unreadable")
+    client.watch(whole)
+    assert client.wait_for_end(whole).state == "done"
+    port = metrics_port(server)
+    assert get(port, "/health") == (200, "ok\njobs_set_aside 1\n")
+    assert numbers(port)["ex4d_jobs_set_aside"] == 1
+    assert "job_set_aside" in server.log_text()
 
 
 def test_nothing_listens_unless_asked(own_server: OwnServer) -> None:

@@ -44,11 +44,11 @@ def store(tmp_path: Path) -> BlobStore:
 
 
 @pytest.fixture
-def keep(store: BlobStore, tmp_path: Path) -> Callable[[str], FileRef]:
-    def kept(text: str) -> FileRef:
+def keep(store: BlobStore, tmp_path: Path) -> Callable[..., FileRef]:
+    def kept(text: str, user: str = "ada") -> FileRef:
         path = tmp_path / "result"
         path.write_text(text)
-        key, size_bytes = store.take_file("ada", path)
+        key, size_bytes = store.take_file(user, path)
         store.adopt_part(key, size_bytes)
         return FileRef(path="scene.json", sha256=key[1], size_bytes=size_bytes)
 
@@ -89,3 +89,26 @@ def test_few_results_are_remembered(
     assert known.find("ada", job_named("b")) is None
     assert known.find("ada", job_named("a"))
     assert len(known) == 2
+
+
+def test_many_results_of_one_user_push_out_no_others(
+    store: BlobStore, keep: Callable[..., FileRef], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(results, "MAX_KNOWN", 4)
+    known = KnownResults(store)
+    known.add("bob", job_named("first"), (keep("first", "bob"),))
+    for number in range(20):
+        known.add("ada", job_named(f"{number}"), (keep(f"{number}"),))
+    assert len(known) == 4
+    assert known.find("bob", job_named("first"))
+    assert [number for number in range(20) if known.find("ada", job_named(f"{number}"))] == [
+        17,
+        18,
+        19,
+    ]
+    # Who has fewest may take from who has most, until both have as many.
+    for name in ("second", "third"):
+        known.add("bob", job_named(name), (keep(name, "bob"),))
+    found = [name for name in ("first", "second", "third") if known.find("bob", job_named(name))]
+    assert len(found) == 2
+    assert len(known) == 4

@@ -18,6 +18,11 @@ def needs_engine() -> None:
     _needs("torch", "diffsynth")
 
 
+def needs_torch() -> None:
+    """Skip the test file that calls this where torch is missing."""
+    _needs("torch")
+
+
 def needs_estimators() -> None:
     """Skip the test file that calls this where torch, diffusers or transformers is missing."""
     _needs("torch", "diffusers", "transformers")

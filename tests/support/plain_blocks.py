@@ -1,9 +1,11 @@
 """The transformer's blocks as diffsynth made them: what the engine's own way is held against."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+
+from ex4d.diffusion.wan.blocks import Residual
 
 
 class PlainBlocks:
@@ -28,11 +30,11 @@ class PlainBlocks:
         table: torch.Tensor,
         *,
         before_block: Callable[[], None],
-    ) -> list[torch.Tensor]:
+    ) -> Iterator[list[Residual]]:
         """All blocks, branch after branch; see `PreparedDit`."""
         branches = list(branches)
         for block in self._blocks:
             for branch, context in enumerate(contexts):
                 before_block()
                 branches[branch] = block(branches[branch], context, modulation, table)
-        return branches
+        yield [Residual(branch) for branch in branches]

@@ -75,9 +75,11 @@ NO_WEIGHTS = UsedPart(role="depth weights", name="none", version="", licence="")
 _STEPS = 1024
 
 
-def write_video_depth_anything(folder: Path, *, metric: bool = False) -> Path:
-    """Write the small network's file into a models folder."""
-    network = Network(VIDEO_DEPTH_ANYTHING)
+def write_video_depth_anything(
+    folder: Path, *, metric: bool = False, size: Dimensions = VIDEO_DEPTH_ANYTHING
+) -> Path:
+    """Write a network's file into a models folder, as it is published but for its values."""
+    network = Network(size)
     values = dict(network.named_buffers())
     for name, parameter in network.named_parameters():
         values[name] = _rounded(_of_video_depth_anything(name, parameter))

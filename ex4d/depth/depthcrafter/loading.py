@@ -20,6 +20,8 @@ from ex4d.depth.models import DEPTHCRAFTER
 from ex4d.errors import InputError
 from ex4d.weights.checkpoints import Shape, check_names_and_shapes, tensor_shapes, tensors
 
+from .residual import use_own_blocks
+
 #: A table of 0, 1, 2, ... that older libraries stored.
 _STORED_TABLE = ".position_ids"
 
@@ -107,6 +109,8 @@ def load_models(folder: Path, device: torch.device, dtype: torch.dtype) -> Craft
     for network, path in parts:
         _fill(network, path, device, dtype)
     (unet, _), (vae, _), (image_encoder, _) = parts
+    use_own_blocks(unet)
+    use_own_blocks(vae)
     return CrafterModels(
         unet=FrameTokens(unet),
         vae=vae,

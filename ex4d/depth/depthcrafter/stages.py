@@ -8,6 +8,7 @@ float32, so that a card and a processor start from the same.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 import cv2
@@ -166,13 +167,23 @@ def encode(
     encodes_in = torch.float32 if vae.config.force_upcast else models.dtype
     # The library's own `to` would warn that nothing is to be kept in float32.
     nn.Module.to(vae, encodes_in)
-    latents = []
-    for chunk in _chunks(len(frames)):
-        pictures = _pictures(models, frames[chunk])
+    _, height_px, width_px, channels = frames.shape
+
+    def draw_noise(chunk: slice) -> torch.Tensor:
         # In pieces, the generator gives the same numbers as in one.
-        noise = torch.randn(pictures.shape, generator=random).to(pictures)
-        noisy = pictures + AUGMENTATION * noise
+        shape = (chunk.stop - chunk.start, channels, height_px, width_px)
+        return torch.randn(shape, generator=random, pin_memory=models.device.type == "cuda")
+
+    latents = []
+    chunks = list(_chunks(len(frames)))
+    noise = draw_noise(chunks[0])
+    for chunk, following in zip_longest(chunks, chunks[1:]):
+        pictures = _pictures(models, frames[chunk])
+        noisy = pictures + AUGMENTATION * noise.to(pictures, non_blocking=True)
         latents.append(vae.encode(noisy.to(encodes_in)).latent_dist.mode())
+        if following is not None:
+            # Drawing takes the processor as long as encoding takes a card.
+            noise = draw_noise(following)
         task.step("encoding frames", chunk.stop, len(frames))
     nn.Module.to(vae, models.dtype)
     return torch.cat(latents)

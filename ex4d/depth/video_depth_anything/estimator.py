@@ -18,11 +18,13 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
+from ex4d import __version__
 from ex4d.depth import Estimate, EstimateKind
 from ex4d.depth.device import chosen_device
 from ex4d.depth.models import VIDEO_DEPTH_ANYTHING_METRIC
 from ex4d.errors import InputError
 from ex4d.framestore import new_frames, release
+from ex4d.kept import KeptParts, identity_of
 from ex4d.protocol.documents import UsedPart
 from ex4d.task import Task
 from ex4d.weights.checkpoints import check_names_and_shapes, tensor_shapes, tensors
@@ -155,16 +157,25 @@ class VideoDepthAnything:
     def estimate(self, frames: NDArray[np.uint8], *, task: Task) -> Estimate:
         """Estimate the frames of a clip; see `DepthEstimator`."""
         _, height_px, width_px, _ = frames.shape
+        size = input_size(height_px, width_px, INPUT_SIDE_PX)
         # It loads in a second: not worth the place of a larger model that is kept.
         values = estimate_frames(
             load_network(self._path, self._device),
             frames,
-            size=input_size(height_px, width_px, INPUT_SIDE_PX),
+            size=size,
             dtype=self._dtype,
             is_metric=self.kind == "metric_depth",
             task=task,
+            kept=self._kept(frames, size, task),
         )
         return Estimate(values, self.kind)
+
+    def _kept(self, frames: NDArray[np.uint8], size: tuple[int, int], task: Task) -> KeptParts:
+        """Windows that an earlier attempt at the same work left, and this one leaves."""
+        if task.kept_folder is None:
+            return KeptParts(None)
+        settings = (__version__, self.name, self.weights.version, size, self._dtype)
+        return KeptParts(task.kept_folder, identity_of(frames, settings))
 
 
 def build_network(path: Path) -> Network:
@@ -214,6 +225,7 @@ def estimate_frames(
     dtype: torch.dtype,
     is_metric: bool,
     task: Task,
+    kept: KeptParts | None = None,
 ) -> NDArray[np.float32]:
     """Run the network over a clip and join its windows.
 
@@ -223,18 +235,27 @@ def estimate_frames(
         size: Height and width of the network's input.
         dtype: float16 for mixed precision, or float32.
         is_metric: The network's numbers are metres: windows are not fitted to each other.
-        task: Told about every window.
+        task: Told about the start and every window.
+        kept: What the network said of windows in an earlier attempt.
 
     Returns:
         (frames, height, width) float32, 0 or more: disparity, or depth in metres.
     """
     windows = windows_of(len(frames))
+    kept = kept or KeptParts(None)
     joined = _Joined(frames.shape[:3], is_metric=is_metric)
     device = next(network.parameters()).device
     encoder = _Encoder(network, frames, size, task.check)
+    # A window takes seconds, which shall not count as reading.
+    task.step(STAGE, 0, len(windows))
     for index, window in enumerate(windows):
-        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            found = network.decode(encoder.features(window), window.used)
+        known = kept.load(index, (len(window.used), *size))
+        if known is None:
+            with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+                found = network.decode(encoder.features(window), window.used)
+            kept.save(index, found.cpu().numpy())
+        else:
+            found = torch.from_numpy(known).to(device)
         picture_size = frames.shape[1:3]
         resized = functional.interpolate(
             found[:, None], picture_size, mode="bilinear", align_corners=True

@@ -52,6 +52,12 @@ class ModelInputs:
     image_tokens: torch.Tensor
     camera: torch.Tensor
 
+    def to(self, device: torch.device) -> "ModelInputs":
+        """The same on a device."""
+        return ModelInputs(
+            self.first_frame.to(device), self.image_tokens.to(device), self.camera.to(device)
+        )
+
 
 def check_condition(condition: Condition) -> None:
     """Refuse a condition that shows nothing, or nothing that can be used.
@@ -97,19 +103,20 @@ def erode_mask(mask: NDArray[np.uint8], side_px: int) -> NDArray[np.uint8]:
 
 
 def condition_tensors(
-    color: NDArray[np.uint8], mask: NDArray[np.bool_]
+    color: NDArray[np.uint8], mask: NDArray[np.bool_], device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Colour and mask as the model's autoencoder takes them, but for the mask's second scaling.
 
     Args:
         color: (frames, height, width, 3) sRGB.
         mask: (frames, height, width), eroded already.
+        device: Where they shall be: a card makes them a hundred times as fast.
 
     Returns:
         Both (1, 3, frames, height, width) float32 in -1..1; colour is -1 where the mask is off.
     """
-    seen = torch.from_numpy(mask.astype(np.float32))[..., None]
-    video = torch.from_numpy(color).float() / 255 * seen
+    seen = torch.from_numpy(mask).to(device).float()[..., None]
+    video = torch.from_numpy(color).to(device).float() / 255 * seen
     both = (video, seen.expand_as(video))
     video, seen = ((part * 2 - 1).permute(3, 0, 1, 2)[None].contiguous() for part in both)
     return video, seen
@@ -173,6 +180,7 @@ def frames_of(video: torch.Tensor) -> NDArray[np.uint8]:
 
 def first_frame_latents(models: WanModels, frame: torch.Tensor, frame_count: int) -> torch.Tensor:
     """`ModelInputs.first_frame` of (1, 3, height, width) in -1..1."""
+    frame = frame.to(models.device)
     video = frame.new_zeros(1, 3, frame_count, *frame.shape[2:])
     video[:, :, 0] = frame
     latents = encode_video(models, video)
@@ -212,7 +220,7 @@ def prepare_inputs(
             )
         ]
     )
-    video, mask_video = condition_tensors(condition.color, mask)
+    video, mask_video = condition_tensors(condition.color, mask, models.device)
     frame = frame_tensor(conditioning_frame(video))
     total = 3 * latent_frame_count(len(condition))
     with watched(models.vae.model.encoder, lambda done: on_frame(done, total)):

@@ -5,7 +5,7 @@ Latents, time steps, the time embedding and the head are in float32, whatever th
 time step that is rounded to bfloat16 alone moves the result by 15 %.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ import torch
 from ex4d.errors import InputError
 
 from .adapter import LATENT_CHANNELS
+from .blocks import Residual
 from .conditioning import PIXELS_PER_LATENT, ModelInputs, latent_frame_count
 from .loading import WanModels
 from .precision import full_precision, mixed_precision
@@ -79,6 +80,28 @@ def make_noise(seed: int, frame_count: int, height_px: int, width_px: int) -> to
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
+def embed_guidance(
+    models: WanModels,
+    embeddings: Sequence[torch.Tensor],
+    image_tokens: torch.Tensor,
+    scale: float,
+) -> Guidance:
+    """What the transformer is told in words, on the cards that shall hear it.
+
+    Args:
+        models: Their transformers embed it.
+        embeddings: Of the prompt and, for guidance, of the negative prompt: (tokens, text_dim).
+        image_tokens: (1, 257, clip_dim).
+        scale: Of guidance.
+    """
+    prompt, *negative = embeddings
+    return Guidance(
+        embed_context(models, prompt, image_tokens),
+        embed_context(models.second or models, negative[0], image_tokens) if negative else None,
+        scale,
+    )
+
+
 def embed_context(
     models: WanModels, text_embedding: torch.Tensor, image_tokens: torch.Tensor
 ) -> Any:
@@ -112,48 +135,94 @@ def rotary_table(dit: Any, frames: int, rows: int, columns: int) -> torch.Tensor
     return table.reshape(frames * rows * columns, 1, -1)
 
 
+class Share(NamedTuple):
+    """What one card has of each step.
+
+    Attributes:
+        models: Its transformer.
+        inputs: What it is told about the condition.
+        contexts: One for each branch of guidance that it takes; see `embed_context`.
+        table: From `rotary_table`, on the card.
+    """
+
+    models: WanModels
+    inputs: ModelInputs
+    contexts: list[Any]
+    table: torch.Tensor
+
+    @classmethod
+    def of(cls, models: WanModels, inputs: ModelInputs, contexts: list[Any]) -> "Share":
+        """The share of the card that the models are on; the inputs may be on another one."""
+        grid = inputs.camera.shape[2:]
+        table = rotary_table(models.dit, *grid).to(models.device)
+        return cls(models, inputs.to(models.device), contexts, table)
+
+
 def predict(
-    models: WanModels,
+    shares: Sequence[Share],
     latents: torch.Tensor,
     time_step: torch.Tensor,
-    contexts: list[Any],
-    inputs: ModelInputs,
     *,
     before_block: Callable[[], None] = lambda: None,
 ) -> list[torch.Tensor]:
     """One forward of the transformer for each context.
 
     Args:
-        models: The transformer and how it computes.
+        shares: Of one card or two.
         latents: (1, 16, frames, rows, columns) float32.
         time_step: (1,) float32 in 0..1000.
-        contexts: See `embed_context`.
-        inputs: What it is told about the condition.
         before_block: Called before each block; may raise to stop.
 
     Returns:
-        For each context the velocity, as large as the latents, float32.
+        For each context of each share the velocity, as large as the latents, float32 and on their
+        device.
     """
-    from diffsynth.models.wan_video_dit import sinusoidal_embedding_1d
+    passes = [_Pass(share, latents, time_step) for share in shares]
+    # In turns, block by block: no card waits until all of another's pass is queued.
+    *_, residuals = zip(*(one.run_blocks(before_block) for one in passes), strict=True)
+    return [
+        velocity.to(latents.device)
+        for one, own in zip(passes, residuals, strict=True)
+        for velocity in one.velocities(own)
+    ]
 
-    dit = models.dit
-    with full_precision(models.device):
-        time = dit.time_embedding(sinusoidal_embedding_1d(dit.freq_dim, time_step))
-        modulation = dit.time_projection(time).unflatten(1, (6, dit.dim))
-    with mixed_precision(models.device, models.dtype):
-        patches = dit.patch_embedding(torch.cat([latents, inputs.first_frame], dim=1))
-        patches = patches + inputs.camera.to(patches.dtype)
-        grid = patches.shape[2:]
-        tokens = patches.flatten(2).transpose(1, 2)
-        branches = models.blocks.run_blocks(
+
+class _Pass:
+    """One card's pass through its transformer."""
+
+    def __init__(self, share: Share, latents: torch.Tensor, time_step: torch.Tensor) -> None:
+        from diffsynth.models.wan_video_dit import sinusoidal_embedding_1d
+
+        models = share.models
+        self._share, self._dit = share, models.dit
+        latents, time_step = latents.to(models.device), time_step.to(models.device)
+        with full_precision(models.device):
+            angles = sinusoidal_embedding_1d(self._dit.freq_dim, time_step)
+            self._time = self._dit.time_embedding(angles)
+        with mixed_precision(models.device, models.dtype):
+            told = torch.cat([latents, share.inputs.first_frame], dim=1)
+            patches = self._dit.patch_embedding(told)
+            self._patches = patches + share.inputs.camera.to(patches.dtype)
+        self._grid = patches.shape[2:]
+
+    def run_blocks(self, before_block: Callable[[], None]) -> Iterator[list[Residual]]:
+        models, contexts = self._share.models, self._share.contexts
+        with full_precision(models.device):
+            modulation = self._dit.time_projection(self._time).unflatten(1, (6, self._dit.dim))
+        tokens = self._patches.flatten(2).transpose(1, 2)
+        return models.blocks.run_blocks(
             [tokens] * len(contexts),
             contexts,
             modulation,
-            rotary_table(dit, *grid).to(models.device),
+            self._share.table,
             before_block=before_block,
         )
-    with full_precision(models.device):
-        return [dit.unpatchify(dit.head(branch.float(), time), grid) for branch in branches]
+
+    def velocities(self, residuals: list[Residual]) -> list[torch.Tensor]:
+        dit = self._dit
+        with full_precision(self._share.models.device):
+            heads = (dit.head(residual.tokens(), self._time) for residual in residuals)
+            return [dit.unpatchify(head, self._grid) for head in heads]
 
 
 def denoise(
@@ -185,12 +254,10 @@ def denoise(
     """
     levels = noise_levels(steps)
     latents = noise.to(models.device)
-    contexts = [guidance.prompt]
-    if guidance.negative is not None:
-        contexts.append(guidance.negative)
+    shares = _shares(models, inputs, guidance)
     for step in range(steps):
-        time_step = (levels[step : step + 1] * _TIME_STEPS).to(models.device)
-        found = predict(models, latents, time_step, contexts, inputs, before_block=before_block)
+        time_step = levels[step : step + 1] * _TIME_STEPS
+        found = predict(shares, latents, time_step, before_block=before_block)
         velocity, *negative = found
         for away in negative:
             velocity = away + guidance.scale * (velocity - away)
@@ -204,3 +271,14 @@ def denoise(
             raise InputError("latents_invalid", msg)
         on_step(Step(step + 1, latents, velocity, float(levels[step + 1])))
     return latents
+
+
+def _shares(models: WanModels, inputs: ModelInputs, guidance: Guidance) -> list[Share]:
+    if guidance.negative is None:
+        return [Share.of(models, inputs, [guidance.prompt])]
+    if models.second is None:
+        return [Share.of(models, inputs, [guidance.prompt, guidance.negative])]
+    return [
+        Share.of(models, inputs, [guidance.prompt]),
+        Share.of(models.second, inputs, [guidance.negative]),
+    ]

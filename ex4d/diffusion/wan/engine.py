@@ -21,7 +21,7 @@ from ex4d.task import Task
 from ex4d.weights.checkpoints import tensor_shapes
 from ex4d.weights.files import models_folder, weights_identity
 
-from . import conditioning, denoise, memory
+from . import conditioning, denoise, memory, two_cards
 from .adapter import block_count
 from .files import (
     ADAPTER_FOLDER,
@@ -266,12 +266,10 @@ class WanEngine:
         inputs = conditioning.prepare_inputs(
             models, condition, seed=settings.seed, on_frame=reporter("encoding")
         )
-        contexts = [
-            denoise.embed_context(models, embedding, inputs.image_tokens)
-            for embedding in embeddings
-        ]
-        guidance = denoise.Guidance(
-            contexts[0], contexts[1] if len(contexts) > 1 else None, settings.guidance
+        if len(embeddings) > 1:
+            two_cards.use_second_card(models)
+        guidance = denoise.embed_guidance(
+            models, embeddings, inputs.image_tokens, settings.guidance
         )
         preview = None
         if task.wants_previews:

@@ -49,6 +49,8 @@ class WanModels:
         image_encoder: The vision half of CLIP.
         device: Where all of it lies and computes.
         dtype: float32, or bfloat16 for mixed precision.
+        second: The same with the transformer on another card, which takes the negative branch of
+            guidance (`two_cards`).
     """
 
     dit: Any
@@ -58,6 +60,7 @@ class WanModels:
     image_encoder: nn.Module
     device: torch.device
     dtype: torch.dtype
+    second: "WanModels | None" = None
 
 
 def load_models(

@@ -11,8 +11,8 @@ Any of them can be held under a limit of memory: then weights are streamed (`str
 """
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
@@ -33,6 +33,7 @@ from .blocks import (
 from .fp8 import check_card, has_products, quantise_block
 from .fused import ContextHeads
 from .memory import BYTES_PER_TOKEN
+from .precision import full_precision
 from .rotary import real_table
 from .streaming import ResidentBlocks, StreamedBlocks, all_tensors
 from .text import MAX_TOKENS
@@ -70,7 +71,7 @@ class PreparedDit:
             context: (1, 257 + prompt tokens, channels): first frame, then prompt, embedded.
             last_count: How many times the last token stands there (`text.with_padding`).
         """
-        with torch.autocast(self.device.type, enabled=False):
+        with full_precision(self.device):
             heads = [project_context(block, context, last_count) for block in self._contexts]
         self._contexts.park()
         return heads
@@ -83,8 +84,10 @@ class PreparedDit:
         table: Tensor,
         *,
         before_block: Callable[[], None] = lambda: None,
-    ) -> list[Tensor]:
+    ) -> Iterator[list[Residual]]:
         """All blocks over one or both CFG branches; a streamed block is fetched once for both.
+
+        A step for each block, so that two cards can be given work in turns.
 
         Args:
             branches: (1, tokens, channels) each; the same tensor twice saves a little.
@@ -93,16 +96,16 @@ class PreparedDit:
             table: From `denoise.rotary_table`, on the device.
             before_block: Called before each block for each branch; may raise, to cancel.
 
-        Returns:
-            The branches after the last block, float32.
+        Yields:
+            The branches after each block.
         """
         turns = real_table(table)
-        # The blocks say themselves what is in which type.
-        with torch.autocast(self.device.type, enabled=False):
-            residuals = [Residual(branch) for branch in branches]
-            # Branches differ in their context alone: what comes before it is done once.
-            alike = all(branch is branches[0] for branch in branches)
-            for index, block in enumerate(self._steps):
+        residuals = [Residual(branch) for branch in branches]
+        # Branches differ in their context alone: what comes before it is done once.
+        alike = all(branch is branches[0] for branch in branches)
+        for index, block in enumerate(self._steps):
+            # The blocks say themselves what is in which type.
+            with full_precision(self.device):
                 for branch, residual in enumerate(residuals):
                     before_block()
                     if index == 0 and branch > 0 and alike:
@@ -111,7 +114,17 @@ class PreparedDit:
                         attend_to_itself(block, residual, modulation, turns, self.attention)
                 for residual, context in zip(residuals, contexts, strict=True):
                     attend_to_context(block, residual, context[index], modulation, self.attention)
-        return [residual.tokens() for residual in residuals]
+            yield residuals
+
+    @property
+    def is_resident(self) -> bool:
+        """Whether all blocks stay on the card."""
+        return isinstance(self._steps, ResidentBlocks)
+
+    def on_card(self, blocks: nn.ModuleList, device: torch.device) -> "PreparedDit":
+        """The same for a copy of the blocks, all of which fit on another card."""
+        resident = ResidentBlocks(blocks, device)
+        return replace(self, device=device, _steps=resident, _contexts=resident)
 
     def park(self) -> None:
         """Where memory is limited, free what the DiT holds for another stage."""

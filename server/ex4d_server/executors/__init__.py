@@ -27,6 +27,8 @@ class Work:
     inputs: Path
     #: Folder that holds the results when the work has ended well; absent before.
     output: Path
+    #: See `ex4d.task.Task`.
+    kept_folder: Path | None = None
 
 
 class Preview(Struct, frozen=True, forbid_unknown_fields=True):

@@ -186,7 +186,8 @@ class _Worker:
         """Do one job. See `Executor.run`."""
         self._show = show
         try:
-            self.send(StartWork(work.request, str(work.inputs), str(work.output)))
+            kept = "" if work.kept_folder is None else str(work.kept_folder)
+            self.send(StartWork(work.request, str(work.inputs), str(work.output), kept))
             await self._follow(report, silence_s)
         finally:
             self._show = None

@@ -1,0 +1,75 @@
+"""Parts of long work that are finished, so that another attempt goes on where one ended.
+
+They lie in a folder that whoever starts the work names (`Task.kept_folder`) and removes when the
+result is whole. Nothing depends on them: what is missing, damaged or does not fit is made again.
+"""
+
+import hashlib
+import shutil
+import uuid
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .arrays import open_array
+from .errors import InputError
+from .framestore import each_frame
+
+#: What stays free on the disk: parts are a comfort, and others need the room.
+RESERVE_BYTES = 4 << 30
+
+
+class KeptParts:
+    """The finished parts of one piece of work, by number.
+
+    Args:
+        folder: Where they are, in a folder of their own; None: nothing is kept.
+        identity: Names the work, everything that its result depends on included.
+    """
+
+    def __init__(self, folder: Path | None, identity: str = "") -> None:
+        self._folder = None if folder is None else folder / identity
+
+    def load(self, number: int, shape: tuple[int, ...]) -> NDArray[np.float32] | None:
+        """A part of this shape; None where there is none."""
+        if self._folder is None:
+            return None
+        path = self._path(number)
+        try:
+            with open_array(path, "") as reader:
+                if reader.shape != shape or reader.dtype != np.float32:
+                    return None
+                return np.stack([reader.next_entry() for _ in range(shape[0])]).astype(np.float32)
+        except (InputError, OSError):
+            return None
+
+    def save(self, number: int, values: NDArray[np.float32]) -> None:
+        """Keep a part, if there is room for it; it is whole or not there."""
+        if self._folder is None:
+            return
+        path = self._path(number)
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if shutil.disk_usage(path.parent).free < RESERVE_BYTES + values.nbytes:
+                return
+            with temporary.open("wb") as file:
+                np.save(file, values, allow_pickle=False)
+            temporary.replace(path)
+        except OSError:
+            # The work itself must not fail for want of what it can do without.
+            temporary.unlink(missing_ok=True)
+
+    def _path(self, number: int) -> Path:
+        assert self._folder is not None  # noqa: S101 - the callers' part
+        return self._folder / f"{number:05d}.npy"
+
+
+def identity_of(frames: NDArray[np.uint8], settings: Iterable[object]) -> str:
+    """32 hexadecimal digits that differ where frames or settings do."""
+    digest = hashlib.sha256(repr((frames.shape, *settings)).encode())
+    for frame in each_frame(frames):
+        digest.update(np.ascontiguousarray(frame).data)
+    return digest.hexdigest()[:32]
