@@ -26,9 +26,9 @@ from .scene_import import marked_file
 GRID_SIDE = 96
 PICTURE_SIDE_PX = 64
 #: Pairs of a triangle and a pixel that are tested at once: about 2 ms.
-_MAX_PAIRS = 6_000
+_MAX_PAIRS = 4_000
 #: What a slice takes at most where the clip has 512 x 512 pixels.
-SLICE_S = 0.005
+SLICE_S = 0.006
 #: How much farther the far end of a marked quad must be to count as a stretched face.
 _STRETCHED = 1.1
 _HEADER = struct.Struct("<12siiffi")
