@@ -60,26 +60,7 @@ def sample_trajectory(
     try:
         for frame, seen_through in enumerate(cameras, frame_start):
             scene.frame_set(frame)
-            depsgraph = context.evaluated_depsgraph_get()
-            evaluated = seen_through.evaluated_get(depsgraph)
-            fx_px, fy_px, cx_px, cy_px = intrinsics_px(
-                evaluated.data, scene.render, width_px, height_px
-            )
-            cam_to_world = axes.cam_to_world(
-                _pose_in_shot(evaluated, shot.evaluated_get(depsgraph))
-            )
-            poses.append(
-                CameraPose(
-                    cam_to_world=tuple(value for row in cam_to_world[:3] for value in row),
-                    fx_px=fx_px,
-                    fy_px=fy_px,
-                    cx_px=cx_px,
-                    cy_px=cy_px,
-                    source_time=min(
-                        max(frame - properties.frame_start, 0), properties.frame_count - 1
-                    ),
-                )
-            )
+            poses.append(evaluated_pose(context, shot, seen_through, width_px, height_px))
     finally:
         scene.frame_set(shown, subframe=shown_subframe)
     return TrajectoryDocument(width_px=width_px, height_px=height_px, poses=tuple(poses))
@@ -111,6 +92,40 @@ def _checked(
         message = f"expected a camera, found {camera.name} bound by a marker; bind a camera"
         raise InputError("camera_type", message)
     return camera
+
+
+def evaluated_pose(
+    context: bpy.types.Context,
+    shot: bpy.types.Object,
+    camera: bpy.types.Object,
+    width_px: int,
+    height_px: int,
+) -> CameraPose:
+    """A camera as Blender evaluates it at the scene's present frame.
+
+    Args:
+        context: Its scene says the frame and the pixel aspect.
+        shot: The pose is relative to it.
+        camera: Of the pose.
+        width_px: Of the output.
+        height_px: Of the output.
+
+    Raises:
+        InputError: `camera_type`, `camera_skewed` or `shot_skewed`.
+    """
+    depsgraph, scene, clip = context.evaluated_depsgraph_get(), context.scene, shot.ex4d_shot
+    evaluated = camera.evaluated_get(depsgraph)
+    fx_px, fy_px, cx_px, cy_px = intrinsics_px(evaluated.data, scene.render, width_px, height_px)
+    cam_to_world = axes.cam_to_world(_pose_in_shot(evaluated, shot.evaluated_get(depsgraph)))
+    source_time = scene.frame_current - clip.frame_start
+    return CameraPose(
+        cam_to_world=tuple(value for row in cam_to_world[:3] for value in row),
+        fx_px=fx_px,
+        fy_px=fy_px,
+        cx_px=cx_px,
+        cy_px=cy_px,
+        source_time=min(max(source_time, 0), clip.frame_count - 1),
+    )
 
 
 def intrinsics_px(

@@ -39,6 +39,27 @@ def strip_range(strip: bpy.types.Strip) -> tuple[int, int]:
     return int(strip.frame_final_start), int(strip.frame_final_end)
 
 
+def content_start(strip: bpy.types.Strip) -> int:
+    """Frame at which a strip's first picture shows, or would if the strip were not trimmed."""
+    name = "content_start" if hasattr(strip, "content_start") else "frame_start"
+    return round(getattr(strip, name))
+
+
+def edited_scene(context: bpy.types.Context) -> bpy.types.Scene:
+    """The scene that the sequencer edits where the mouse is in one, otherwise the context's.
+
+    Since Blender 5.0 a workspace says which scene its sequencer edits.
+    """
+    if in_sequencer(context):
+        return getattr(context, "sequencer_scene", None) or context.scene
+    return context.scene
+
+
+def in_sequencer(context: bpy.types.Context) -> bool:
+    """Whether the mouse is in a sequencer."""
+    return context.space_data is not None and context.space_data.type == "SEQUENCE_EDITOR"
+
+
 def ensure_fcurve(owner: bpy.types.ID, data_path: str, index: int) -> bpy.types.FCurve:
     """The F-curve of an animated property, made where there is none.
 

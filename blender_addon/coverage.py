@@ -26,9 +26,9 @@ from .scene_import import marked_file
 GRID_SIDE = 96
 PICTURE_SIDE_PX = 64
 #: Pairs of a triangle and a pixel that are tested at once: about 2 ms.
-_MAX_PAIRS = 6_000
+_MAX_PAIRS = 4_000
 #: What a slice takes at most where the clip has 512 x 512 pixels.
-SLICE_S = 0.005
+SLICE_S = 0.006
 #: How much farther the far end of a marked quad must be to count as a stretched face.
 _STRETCHED = 1.1
 _HEADER = struct.Struct("<12siiffi")
@@ -44,8 +44,6 @@ class Coverage:
     unseen: tuple[float, ...]
     #: Frames whose camera lies behind the surface that the video saw.
     behind: tuple[int, ...]
-    #: What a first upload of the scene takes.
-    upload_bytes: int
     #: `ops_coverage.path_signature` of the path that this was measured of.
     signature: str
 
@@ -97,8 +95,8 @@ class CoarseMesh:
     frame_count: int
     #: See `field_of_view.zoom_of`.
     zoom: float = 1.0
-    rows: NDArray[np.int64] = field(init=False)
-    columns: NDArray[np.int64] = field(init=False)
+    rows: NDArray[np.int64] = field(init=False, compare=False)
+    columns: NDArray[np.int64] = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
         step = max(1, math.ceil(max(self.width_px, self.height_px) / GRID_SIDE))
@@ -126,17 +124,21 @@ class CoarseMesh:
         x, y = points[..., 0] / self.zoom, -points[..., 2] / self.zoom
         return np.stack([x, y, points[..., 1]], axis=-1)
 
-    def flags(self, index: int) -> NDArray[np.bool_]:
-        """Which pixels of frame `index` are marked as unseen: (height, width).
+    def picture(self, index: int) -> Iterator[NDArray[np.uint8]]:
+        """Frame `index` with what was never seen marked, the next lines at a time.
 
         Raises:
             InputError: `image_invalid` if the file is damaged or gone.
         """
         path = marked_file(self.folder, index)
-        return material.is_marked(pictures.read_png(path, self.width_px, self.height_px))
+        return pictures.read_png_blocks(path, self.width_px, self.height_px)
 
     def marked(self, flags: NDArray[np.bool_]) -> NDArray[np.float64]:
-        """Share of the pixels around each vertex that are marked: (rows, columns)."""
+        """Share of the pixels around each vertex that are marked: (rows, columns).
+
+        Args:
+            flags: Which pixels are marked: (height, width).
+        """
         inner = flags[:-1, :-1].astype(np.float32)
         sums = np.add.reduceat(np.add.reduceat(inner, self.rows, axis=0), self.columns, axis=1)
         sizes = np.outer(
@@ -150,7 +152,6 @@ def measure(
     mesh: CoarseMesh,
     trajectory: TrajectoryDocument,
     frame_start: int,
-    files: list[Path],
     signature: str,
 ) -> Generator[float, None, Coverage]:
     """Measure a whole path, a slice at a time.
@@ -159,7 +160,6 @@ def measure(
         mesh: Of the shot.
         trajectory: The camera's path.
         frame_start: Of the trajectory's first pose.
-        files: What would be uploaded.
         signature: Kept in the result.
 
     Yields:
@@ -169,28 +169,40 @@ def measure(
         InputError: `cache_invalid` or `image_invalid` if the scene's files are gone.
     """
     yield 0.0
-    upload_bytes = sum(path.stat().st_size for path in files)
     unseen: list[float] = []
     behind: list[int] = []
     count = len(trajectory.poses)
     for index, pose in enumerate(trajectory.poses):
-        flags = mesh.flags(pose.source_time)
-        yield index / count
-        marked = mesh.marked(flags)
-        yield index / count
-        points = mesh.points(pose.source_time)
-        if is_behind(points, pose):
-            behind.append(frame_start + index)
-        yield index / count
-        drawing = _draw(points, marked, pose, trajectory)
+        frame = _measure_frame(mesh, pose, (trajectory.width_px, trajectory.height_px))
         while True:
             try:
-                next(drawing)
+                next(frame)
             except StopIteration as end:
-                unseen.append(1.0 - end.value)
+                share, is_inside = end.value
                 break
             yield index / count
-    return Coverage(frame_start, tuple(unseen), tuple(behind), upload_bytes, signature)
+        unseen.append(share)
+        if is_inside:
+            behind.append(frame_start + index)
+    return Coverage(frame_start, tuple(unseen), tuple(behind), signature)
+
+
+def _measure_frame(
+    mesh: CoarseMesh, pose: CameraPose, size_px: tuple[int, int]
+) -> Generator[None, None, tuple[float, bool]]:
+    """Returns the share that was never seen, and whether the camera lies behind the surface."""
+    flags: list[NDArray[np.bool_]] = []
+    for lines in mesh.picture(pose.source_time):
+        flags.append(material.is_marked(lines))
+        yield
+    marked = mesh.marked(np.concatenate(flags))
+    yield
+    points = mesh.points(pose.source_time)
+    is_inside = is_behind(points, pose)
+    seen = seen_quads(points, marked)
+    yield
+    drawing = yield from draw(points, seen, pose, size_px, PICTURE_SIDE_PX)
+    return 1.0 - float(drawing.seen.mean()), is_inside
 
 
 def is_behind(points: NDArray[np.float64], pose: CameraPose) -> bool:
@@ -211,23 +223,41 @@ def is_behind(points: NDArray[np.float64], pose: CameraPose) -> bool:
     return bool(z > points[row, column, 2])
 
 
-def _draw(
+@dataclass(frozen=True)
+class Drawing:
+    """The mesh in a small picture."""
+
+    #: 1 / z-depth of what is nearest; 0 where there is nothing: (height, width).
+    inverse_depth: NDArray[np.float64]
+    #: Whether the video saw it: (height, width).
+    seen: NDArray[np.bool_]
+
+
+def draw(
     points: NDArray[np.float64],
-    marked: NDArray[np.float64],
+    seen: NDArray[np.bool_],
     pose: CameraPose,
-    trajectory: TrajectoryDocument,
-) -> Generator[None, None, float]:
-    """Draw a frame into a small picture; returns the share of it that the source saw."""
-    scale = PICTURE_SIDE_PX / max(trajectory.width_px, trajectory.height_px)
-    width = max(1, round(trajectory.width_px * scale))
-    height = max(1, round(trajectory.height_px * scale))
+    size_px: tuple[int, int],
+    side_px: int,
+) -> Generator[None, None, Drawing]:
+    """Draw a frame into a small picture.
+
+    Args:
+        points: Of the mesh: (rows, columns, 3) in the scene's axes.
+        seen: Which quads of it show the video: (rows - 1, columns - 1).
+        pose: Of the camera.
+        size_px: Width and height that the pose's intrinsics are of.
+        side_px: The longer side of the picture.
+    """
+    scale = side_px / max(size_px)
+    width, height = (max(1, round(length_px * scale)) for length_px in size_px)
     matrix = np.array(pose.cam_to_world).reshape(3, 4)
     local = (points - matrix[:, 3]) @ matrix[:, :3]
     depth = np.maximum(local[..., 2], 1e-9)
     screen = np.stack(
         [
-            (pose.fx_px * local[..., 0] / depth + pose.cx_px) * (width / trajectory.width_px),
-            (pose.fy_px * local[..., 1] / depth + pose.cy_px) * (height / trajectory.height_px),
+            (pose.fx_px * local[..., 0] / depth + pose.cx_px) * (width / size_px[0]),
+            (pose.fy_px * local[..., 1] / depth + pose.cy_px) * (height / size_px[1]),
             1.0 / depth,
         ],
         axis=-1,
@@ -236,19 +266,19 @@ def _draw(
     yield
     in_front = (_triangles(local[..., 2:]).reshape(-1, 3) > 1e-6).all(axis=1)
     triangles = triangles[in_front]
-    is_seen = np.repeat(_seen_quads(points, marked).ravel(), 2)[in_front]
+    is_seen = np.repeat(seen.ravel(), 2)[in_front]
     yield
     nearest = np.zeros(width * height)
-    seen = np.zeros(width * height, dtype=bool)
+    shows_video = np.zeros(width * height, dtype=bool)
     for chosen, pixels, inverse_depth in _hits(triangles, width, height):
         nearer = inverse_depth > nearest[pixels]
         order = np.argsort(inverse_depth[nearer], kind="stable")
         # The last of several values for a pixel stays: the nearest.
         place = pixels[nearer][order]
         nearest[place] = inverse_depth[nearer][order]
-        seen[place] = is_seen[chosen[nearer][order]]
+        shows_video[place] = is_seen[chosen[nearer][order]]
         yield
-    return float(seen.mean())
+    return Drawing(nearest.reshape(height, width), shows_video.reshape(height, width))
 
 
 def _triangles(grid: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -260,15 +290,21 @@ def _triangles(grid: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.stack([upper, lower], axis=2).reshape(-1, 2, 3, grid.shape[-1])
 
 
-def _seen_quads(points: NDArray[np.float64], marked: NDArray[np.float64]) -> NDArray[np.bool_]:
+def seen_quads(points: NDArray[np.float64], marked: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Which quads show the video: most of their pixels do, and they span no edge of an object."""
+    return (_corners(marked).mean(axis=0) < 0.5) & ~stretched_quads(points, marked)
 
-    def corners(grid: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.stack([grid[:-1, :-1], grid[:-1, 1:], grid[1:, :-1], grid[1:, 1:]])
 
-    shares, depths = corners(marked), corners(points[..., 2])
-    is_stretched = depths.max(axis=0) > _STRETCHED * depths.min(axis=0)
-    return (shares.mean(axis=0) < 0.5) & ~(is_stretched & (shares.max(axis=0) > 0))
+def stretched_quads(points: NDArray[np.float64], marked: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which quads span the edge of an object, where something is marked."""
+    depths = _corners(points[..., 2])
+    is_far = depths.max(axis=0) > _STRETCHED * depths.min(axis=0)
+    return is_far & (_corners(marked).max(axis=0) > 0)
+
+
+def _corners(grid: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(4, rows, columns): the corners of each quad of a (rows + 1, columns + 1) grid."""
+    return np.stack([grid[:-1, :-1], grid[:-1, 1:], grid[1:, :-1], grid[1:, 1:]])
 
 
 def _hits(
@@ -289,21 +325,19 @@ def _hits(
     first = np.clip(np.ceil(corners.min(axis=1) - 0.5), 0, sides).astype(np.int64)
     end = np.clip(np.floor(corners.max(axis=1) - 0.5) + 1, 0, sides).astype(np.int64)
     yield (np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))
-    spans = np.maximum(end - first, 0)
+    kept, first, spans = _boxes(first, np.maximum(end - first, 0))
     counts = spans[:, 0] * spans[:, 1]
-    kept = np.flatnonzero(counts)
-    ends = np.cumsum(counts[kept])
+    ends = np.cumsum(counts)
+    starts = ends - counts
     place = 0
     while place < len(kept):
         done = ends[place - 1] if place else 0
         stop = max(place + 1, int(np.searchsorted(ends, done + _MAX_PAIRS, "right")))
-        chosen = kept[place:stop]
-        pairs = np.repeat(chosen, counts[chosen])
-        local = np.arange(len(pairs)) - np.repeat(
-            ends[place:stop] - counts[chosen] - done, counts[chosen]
-        )
-        x = first[pairs, 0] + local % spans[pairs, 0]
-        y = first[pairs, 1] + local // spans[pairs, 0]
+        boxes = np.repeat(np.arange(place, stop), counts[place:stop])
+        pairs = kept[boxes]
+        local = np.arange(done, done + len(boxes)) - starts[boxes]
+        x = first[boxes, 0] + local % spans[boxes, 0]
+        y = first[boxes, 1] + local // spans[boxes, 0]
         a, b, c = (triangles[pairs, corner] for corner in range(3))
         px, py = x + 0.5, y + 0.5
         area = (b[:, 0] - a[:, 0]) * (c[:, 1] - a[:, 1]) - (b[:, 1] - a[:, 1]) * (c[:, 0] - a[:, 0])
@@ -319,6 +353,31 @@ def _hits(
         inverse = share_a * a[:, 2] + share_b * b[:, 2] + share_c * c[:, 2]
         yield pairs[inside], (y * width + x)[inside], inverse[inside]
         place = stop
+
+
+def _boxes(
+    first: NDArray[np.int64], spans: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """The boxes around triangles that cover pixels, large ones cut into bands of `_MAX_PAIRS`.
+
+    Args:
+        first: (T, 2): x and y of each triangle's first pixel.
+        spans: (T, 2): How many pixels it has.
+
+    Returns:
+        Index of the triangle, first pixel and span of each box.
+    """
+    counts = spans[:, 0] * spans[:, 1]
+    small = np.flatnonzero((counts > 0) & (counts <= _MAX_PAIRS))
+    indices, firsts, sizes = [small], [first[small]], [spans[small]]
+    for index in np.flatnonzero(counts > _MAX_PAIRS):
+        width, height = spans[index]
+        tops = np.arange(0, height, max(1, _MAX_PAIRS // width))
+        heights = np.diff(tops, append=height)
+        indices.append(np.full(len(tops), index))
+        firsts.append(first[index] + np.stack([np.zeros_like(tops), tops], axis=-1))
+        sizes.append(np.stack([np.full_like(tops, width), heights], axis=-1))
+    return np.concatenate(indices), np.concatenate(firsts), np.concatenate(sizes)
 
 
 def mesh_of(shot: bpy.types.Object) -> CoarseMesh:

@@ -11,7 +11,8 @@ from . import compat
 
 #: sRGB, 0..1, of everything that the video never saw.
 UNSEEN_SRGB = (0.80, 0.10, 0.55)
-_MARK = np.array([round(255 * channel) for channel in UNSEEN_SRGB], dtype=np.uint8)
+#: The same as bytes.
+MARK = np.array([round(255 * channel) for channel in UNSEEN_SRGB], dtype=np.uint8)
 #: Name of the node whose image Solid mode and renders show.
 CLIP_NODE = "EX-4D Clip"
 
@@ -30,12 +31,12 @@ def mark(frame: NDArray[np.uint8], occluded: NDArray[np.bool_]) -> NDArray[np.ui
     Returns:
         A new picture like `frame`.
     """
-    return np.where(occluded[..., None], _MARK, frame)
+    return np.where(occluded[..., None], MARK, frame)
 
 
 def is_marked(picture: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Which pixels of a picture `mark` painted: (height, width)."""
-    return (picture == _MARK).all(axis=-1)
+    return (picture == MARK).all(axis=-1)
 
 
 def load_sequence(first_file: Path) -> bpy.types.Image:

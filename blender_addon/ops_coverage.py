@@ -4,7 +4,6 @@
 import hashlib
 import math
 from collections.abc import Callable
-from pathlib import Path
 
 import bpy
 import numpy as np
@@ -146,7 +145,6 @@ class EX4D_OT_check_coverage(NeedsShot, StartOperator):
         """Sample the path and begin; a check that is under way is dropped."""
         shot = required_shot(context)
         trajectory = ops_jobs.take_trajectory(context, shot)
-        files = ops_jobs.take_sources(shot.ex4d_shot)
         first, _ = take_frames(context, shot)
         check = coverage.CoverageCheck(
             context.scene.session_uid,
@@ -155,7 +153,6 @@ class EX4D_OT_check_coverage(NeedsShot, StartOperator):
                 coverage.mesh_of(shot),
                 trajectory,
                 first,
-                [Path(path) for path in files.values()],
                 path_signature(context, shot),
             ),
         )
@@ -181,18 +178,19 @@ class EX4D_PT_coverage(bpy.types.Panel):
     bl_parent_id = "EX4D_PT_generate"
 
     def draw(self, context: bpy.types.Context) -> None:
-        """Draw warnings, the measurement or how far it is."""
+        """Draw the measurement or how far it is; the panel above shows its warnings."""
         shot = active_shot(context)
         if shot is None:
             return
         layout = self.layout
-        for text in warnings(context, shot):
-            draw_text(layout, text, icon="ERROR")
         current = runtime.peek()
         check = None if current is None else current.coverage
         if check is not None and check.shot_uid == shot.session_uid:
             self._draw_check(context, shot, check)
         layout.operator("ex4d.check_coverage", icon="HIDE_OFF")
+        layout.prop(context.scene.ex4d_generate, "show_condition")
+        if current is not None and current.condition.error is not None:
+            draw_text(layout, current.condition.error.message, icon="ERROR")
 
     def _draw_check(self, context, shot, check: coverage.CoverageCheck) -> None:
         layout = self.layout
@@ -208,7 +206,6 @@ class EX4D_PT_coverage(bpy.types.Panel):
                 text=f"Unseen: {np.mean(found.unseen):.0%} on average, "
                 f"{max(found.unseen):.0%} at {found.worst_frame}"
             )
-            layout.label(text=f"Scene to upload, once: {found.upload_bytes / 1e6:.1f} MB")
             if _is_rigged(context, shot):
                 draw_text(layout, "The camera is rigged: check again when the rig has changed")
 

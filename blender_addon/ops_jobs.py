@@ -15,7 +15,7 @@ from ._vendor.protocol.documents import EngineSettings, TrajectoryDocument
 from ._vendor.protocol.messages import GenerateJob
 from .jobs import ENDED, Job, JobRecord, Stage, server_id
 from .ops_connection import OperatorBase, StartOperator, wait_until
-from .scene_files import DOCUMENT_NAME
+from .scene_files import DOCUMENT_NAME, SEQUENCES
 from .shots import check_frame_step, has_shot, required_shot, take_frames
 
 #: A script that waits longer than this for a job would rather submit it and come back.
@@ -158,8 +158,8 @@ def take_sources(shot: bpy.types.PropertyGroup) -> dict[str, str]:
         )
         raise InputError("scene_missing", message)
     files = {DOCUMENT_NAME: str(field_of_view.scene_document_file(shot, folder))}
-    for kind, suffix in (("frames", "png"), ("depth", "exr"), ("occluded", "png")):
-        for path in sorted((folder / kind).glob(f"*.{suffix}")):
+    for kind, suffix in SEQUENCES.items():
+        for path in sorted((folder / kind).glob(f"*{suffix}")):
             files[f"{kind}/{path.name}"] = str(path)
     return files
 

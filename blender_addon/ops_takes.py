@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The takes of a shot: listed from their strips, compared, made again, put behind the camera.
+"""What is done with takes: compared, made again, put behind the camera, deleted.
 
-A take is its strip: what the list shows is read from there, so that undo, copies and deleted strips
-need no second book-keeping.
+A take is its strip: all is read from there, so that undo, copies and deleted strips need no second
+book-keeping.
 """
 
 # Blender 4.5 renamed the classes of strips, so that annotations must not be evaluated.
@@ -16,84 +16,54 @@ import msgspec
 
 from . import compat, field_of_view, ops_jobs, strips
 from ._vendor.errors import InputError
-from ._vendor.protocol.documents import EngineSettings, Ex4dSettings, TakeDocument
+from ._vendor.protocol.documents import Ex4dSettings, TakeDocument
 from .ops_connection import OperatorBase
 from .scene_files import DOCUMENT_NAME, stored_path
-from .shots import active_shot, required_shot
+from .shots import active_shot
 
 _SUBFOLDERS = ("frames", "color", "mask")
 #: So many seeds there are.
 _SEEDS = 2**31
 
 
-class _Summary(msgspec.Struct):
-    """What a row shows of `take.json`; the rest is skipped, since rows are drawn often."""
-
-    settings: EngineSettings
-    frame_count: int
-
-
-def takes_of(scene: bpy.types.Scene, shot: bpy.types.Object) -> list[bpy.types.Strip]:
-    """The strips of a shot's takes, the oldest first as far as Blender keeps their order."""
-    if scene.sequence_editor is None:
-        return []
-    return [strip for strip in compat.strips_of(scene.sequence_editor) if _is_take(strip, shot)]
-
-
-def _is_take(strip: bpy.types.Strip, shot: bpy.types.Object) -> bool:
-    if strips.DOCUMENT_PROPERTY not in strip:
-        return False
-    # Takes of older versions do not say whose they are, but are named after it.
-    owner = strip.get(strips.SHOT_PROPERTY)
-    return owner == shot.name or (owner is None and strip.name.startswith(f"{shot.name} "))
-
-
-def describe(strip: bpy.types.Strip) -> str:
-    """Engine, seed and settings of a take in a line."""
-    try:
-        summary = msgspec.json.decode(str(strip[strips.DOCUMENT_PROPERTY]), type=_Summary)
-    except msgspec.DecodeError:
-        return "damaged"
-    chosen = summary.settings
-    text = f"seed {chosen.seed}, {summary.frame_count} frames"
-    if isinstance(chosen, Ex4dSettings):
-        text = f"{chosen.mode}, {chosen.steps} steps, {text}"
-    return text
-
-
 def chosen_take(context: bpy.types.Context) -> bpy.types.Strip | None:
-    """The take that is chosen in the list."""
-    shot, editor = active_shot(context), context.scene.sequence_editor
-    if shot is None or editor is None:
+    """The take that is meant: in the sequencer that of the active strip, else that of the list."""
+    scene, shot = compat.edited_scene(context), active_shot(context)
+    editor = scene.sequence_editor
+    if editor is None:
         return None
     found = compat.strips_of(editor)
-    index = context.scene.ex4d_take_index
-    if 0 <= index < len(found) and _is_take(found[index], shot):
+    if compat.in_sequencer(context):
+        take = strips.take_of(found, editor.active_strip)
+        if take is not None:
+            return take
+    if shot is None:
+        return None
+    index = scene.ex4d_take_index
+    if 0 <= index < len(found) and strips.is_take(found[index], shot.name):
         return found[index]
-    takes = takes_of(context.scene, shot)
+    takes = strips.takes_of(scene, shot.name)
     return takes[-1] if takes else None
 
 
-class EX4D_UL_takes(bpy.types.UIList):
-    """The strips that are takes of the shot."""
+def shot_name_of(context: bpy.types.Context, strip: bpy.types.Strip) -> str:
+    """Name of the shot that a take is of; takes of older versions do not say it."""
+    shot = active_shot(context)
+    return strip.get(strips.SHOT_PROPERTY) or ("" if shot is None else shot.name)
 
-    bl_idname = "EX4D_UL_takes"
 
-    def draw_item(self, _context, layout, _data, item, _icon, _active_data, _active_name):
-        """Draw a take: its name, how it was made, whether it is shown."""
-        row = layout.row()
-        row.label(text=item.name, icon="SEQUENCE")
-        row.label(text=describe(item))
-        row.label(text="", icon="HIDE_ON" if item.mute else "HIDE_OFF")
+def shot_of(context: bpy.types.Context, strip: bpy.types.Strip) -> bpy.types.Object:
+    """The shot that a take is of.
 
-    def filter_items(self, context, data, name):
-        """Leave out what is no take of the shot."""
-        shot = active_shot(context)
-        flags = [
-            self.bitflag_filter_item if shot is not None and _is_take(strip, shot) else 0
-            for strip in getattr(data, name)
-        ]
-        return flags, []
+    Raises:
+        InputError: `shot_gone`.
+    """
+    name = shot_name_of(context, strip)
+    shot = context.scene.objects.get(name)
+    if shot is None or not shot.ex4d_shot.is_shot:
+        message = f"expected the shot {name!r} of {strip.name}, found none; import its scene again"
+        raise InputError("shot_gone", message)
+    return shot
 
 
 class _OnTake(OperatorBase):
@@ -101,7 +71,8 @@ class _OnTake(OperatorBase):
 
     strip: bpy.props.StringProperty(
         name="Strip",
-        description="Name of the take's strip; empty: the one chosen in the list",
+        description="Name of the take's strip; empty: that of the active strip in the sequencer, "
+        "else the one chosen in the list",
         options={"SKIP_SAVE"},
     )
 
@@ -115,7 +86,9 @@ class _OnTake(OperatorBase):
 
     def execute(self, context: bpy.types.Context) -> set[str]:
         """Do it, or report why not."""
-        return self.reported(lambda: self.work(context, self._take(context)))
+        # Which the sequencer may edit while the window shows another.
+        with context.temp_override(scene=compat.edited_scene(context)):
+            return self.reported(lambda: self.work(context, self._take(context)))
 
     def work(self, context: bpy.types.Context, strip: bpy.types.Strip) -> None:
         """What it is about."""
@@ -181,7 +154,7 @@ class EX4D_OT_generate_again(_OnTake):
 
     def work(self, context: bpy.types.Context, strip: bpy.types.Strip) -> None:
         """Queue the job."""
-        shot = required_shot(context)
+        shot = shot_of(context, strip)
         document = _document(strip)
         settings = document.settings
         if self.new_seed:
@@ -193,7 +166,7 @@ class EX4D_OT_generate_again(_OnTake):
 
 def free_seed(context: bpy.types.Context, shot: bpy.types.Object) -> int:
     """A seed that no take of the shot has."""
-    seeds = [_document(take).settings.seed for take in takes_of(context.scene, shot)]
+    seeds = [_document(take).settings.seed for take in strips.takes_of(context.scene, shot.name)]
     return (max(seeds, default=-1) + 1) % _SEEDS
 
 
@@ -222,16 +195,19 @@ class EX4D_OT_next_take(_OnTake):
     bl_options = {"REGISTER", "UNDO"}
 
     def work(self, context: bpy.types.Context, strip: bpy.types.Strip) -> None:
-        """Mute all but the next; with a name given, all but that one."""
-        shot = active_shot(context)
-        takes = takes_of(context.scene, shot)
+        """Go on from the last that shows; with a name given, to that one."""
+        scene, shot_name = context.scene, shot_name_of(context, strip)
+        takes = strips.takes_of(scene, shot_name)
         if not self.strip:
             shown = [place for place, take in enumerate(takes) if not take.mute]
             strip = takes[(shown[-1] + 1) % len(takes)] if shown else takes[0]
-        for take in takes:
-            take.mute = take != strip
-        found = compat.strips_of(context.scene.sequence_editor)
-        context.scene.ex4d_take_index = found.find(strip.name)
+        editor = scene.sequence_editor
+        collection = compat.strips_of(editor)
+        strips.show_take(collection, takes, strip)
+        if compat.in_sequencer(context):
+            # Where the same key pressed again goes on from.
+            editor.active_strip = strip
+        scene.ex4d_take_index = collection.find(strip.name)
 
 
 class EX4D_OT_take_background(_OnTake):
@@ -243,12 +219,11 @@ class EX4D_OT_take_background(_OnTake):
 
     def work(self, context: bpy.types.Context, strip: bpy.types.Strip) -> None:
         """Add a background image, or change the one that a take has already."""
-        shot = active_shot(context)
-        camera = None if shot is None else shot.ex4d_shot.camera
+        camera = shot_of(context, strip).ex4d_shot.camera
         if camera is None:
             message = "expected a camera of the shot, found none; choose one in the panel"
             raise InputError("camera_missing", message)
-        first = folder_of(strip) / "frames" / "0001.png"
+        first = strips.folder_of(strip) / "frames" / "0001.png"
         if not first.is_file():
             message = f"expected the take's frames in {first.parent}, found none; make it again"
             raise InputError("take_missing", message)
@@ -262,10 +237,11 @@ class EX4D_OT_take_background(_OnTake):
         if slot is None:
             slot = slots.new()
         image[strips.TAKE_IMAGE] = True
-        start, end = compat.strip_range(strip)
         slot.image = image
         slot.alpha, slot.display_depth, slot.frame_method = 1.0, "BACK", "FIT"
-        slot.image_user.frame_start, slot.image_user.frame_duration = start, end - start
+        # Whole, where the strip may be trimmed: each frame stays the one that belongs there.
+        slot.image_user.frame_start = compat.content_start(strip)
+        slot.image_user.frame_duration = len(strip.elements)
         slot.image_user.frame_offset = 0
         slot.image_user.use_auto_refresh = True
         camera.data.show_background_images = True
@@ -291,7 +267,7 @@ class EX4D_OT_delete_take(_OnTake):
 
     def work(self, context: bpy.types.Context, strip: bpy.types.Strip) -> None:
         """Delete the files of the take, nothing else, then the strips."""
-        folder = folder_of(strip)
+        folder = strips.folder_of(strip)
         text, count = str(strip[strips.DOCUMENT_PROPERTY]), _document(strip).frame_count
         try:
             delete_files(folder, text, count)
@@ -306,13 +282,8 @@ class EX4D_OT_delete_take(_OnTake):
             found.remove(other)
 
 
-def folder_of(strip: bpy.types.Strip) -> Path:
-    """Where the files of a take are: where its strip finds them, wherever they moved."""
-    return Path(bpy.path.abspath(strip.directory)).resolve().parent
-
-
 def _folder_of_images(strip: bpy.types.Strip) -> Path | None:
-    return folder_of(strip) if strip.type == "IMAGE" else None
+    return strips.folder_of(strip) if strip.type == "IMAGE" else None
 
 
 def delete_files(folder: Path, document: str, frame_count: int) -> None:
@@ -348,44 +319,13 @@ def _remove_if_empty(folder: Path) -> None:
         folder.rmdir()
 
 
-class EX4D_PT_takes(bpy.types.Panel):
-    """What was made of the shot so far."""
-
-    bl_label = "Takes"
-    bl_idname = "EX4D_PT_takes"
-    bl_space_type = "VIEW_3D"
-    bl_region_type = "UI"
-    bl_category = "EX-4D"
-
-    @classmethod
-    def poll(cls, context: bpy.types.Context) -> bool:
-        """Only with a take."""
-        return chosen_take(context) is not None
-
-    def draw(self, context: bpy.types.Context) -> None:
-        """Draw the list and what can be done with the chosen take."""
-        layout, editor = self.layout, context.scene.sequence_editor
-        name = "strips" if hasattr(editor, "strips") else "sequences"
-        layout.template_list(
-            "EX4D_UL_takes", "", editor, name, context.scene, "ex4d_take_index", rows=3
-        )
-        column = layout.column(align=True)
-        column.operator("ex4d.next_take", icon="FILE_REFRESH")
-        column.operator("ex4d.use_take_settings", icon="COPYDOWN")
-        column.operator("ex4d.generate_again", icon="RENDER_ANIMATION")
-        column.operator("ex4d.take_background", icon="CAMERA_DATA")
-        column.operator("ex4d.delete_take", icon="TRASH")
-
-
 _register_classes, _unregister_classes = bpy.utils.register_classes_factory(
     (
-        EX4D_UL_takes,
         EX4D_OT_use_take_settings,
         EX4D_OT_generate_again,
         EX4D_OT_next_take,
         EX4D_OT_take_background,
         EX4D_OT_delete_take,
-        EX4D_PT_takes,
     )
 )
 

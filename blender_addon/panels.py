@@ -1,14 +1,18 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The sidebar of the 3D view: connection, shot, camera, take, jobs. Drawing reads, never works."""
+"""The sidebar of the 3D view: connection, shot, camera, take, jobs. Drawing reads, never works.
+
+What is seldom touched lies in panels that are closed at first, so that all steps from Connect to
+the takes fit below each other.
+"""
 
 import bpy
 
-from . import camera_binding, lead_in, preferences, runtime
+from . import camera_binding, lead_in, ops_coverage, preferences, runtime, sending
 from ._vendor import trained
 from ._vendor.errors import InputError
 from .connection import LinkState, Status
 from .imports import SceneImport
-from .jobs import ENDED, Job, Stage
+from .jobs import ENDED, Job, Stage, server_id
 from .local_server import ServerState
 from .panel_import import draw_video
 from .shots import active_shot, check_frame_step, take_frames
@@ -47,12 +51,14 @@ class EX4D_PT_connection(_Sidebar, bpy.types.Panel):
             if current is None
             else current.connection.status()
         )
-        layout.label(text=status.headline, icon=_STATE_ICONS[status.state])
+        row = layout.row(align=True)
+        row.label(text=status.headline, icon=_STATE_ICONS[status.state])
         draw_text(layout, status.advice)
         if status.state is LinkState.REFUSED:
             layout.operator("ex4d.copy_public_key", icon="COPYDOWN")
         if current is not None and current.connection.client is not None:
-            layout.operator("ex4d.disconnect", icon="UNLINKED")
+            # Small: what it is about shows below, once there is a session.
+            row.operator("ex4d.disconnect", text="", icon="UNLINKED")
         else:
             layout.row().prop(chosen, "mode", expand=True)
             if chosen.mode == "LOCAL" and not chosen.executable:
@@ -62,7 +68,7 @@ class EX4D_PT_connection(_Sidebar, bpy.types.Panel):
                 self._draw_remote(layout, chosen)
         server = None if current is None else current.connection.server
         if server is not None and server.state in (ServerState.STARTING, ServerState.READY):
-            layout.operator("ex4d.stop_server", icon="CANCEL")
+            row.operator("ex4d.stop_server", text="", icon="CANCEL")
         elif chosen.mode == "LOCAL" and not chosen.start_on_connect:
             layout.operator("ex4d.start_server", icon="PLAY")
 
@@ -85,41 +91,62 @@ class EX4D_PT_shot(_Sidebar, bpy.types.Panel):
         shot = active_shot(context)
         if shot is None:
             draw_video(layout.column(), context)
-            layout.label(text="Or a scene that is finished:")
-        else:
-            _draw_clip(layout, shot)
-        layout.operator("ex4d.import_scene", icon="IMPORT")
+            _draw_finished_scene(layout)
+            return
+        clip = shot.ex4d_shot
+        layout.label(text=shot.name, icon="FILE_MOVIE")
+        layout.label(
+            text=f"{clip.width_px} x {clip.height_px} px, {clip.frame_count} frames "
+            f"at {clip.frame_rate:g} fps"
+        )
+        layout.operator("ex4d.match_scene", icon="SCENE_DATA")
 
 
-def _draw_clip(layout: bpy.types.UILayout, shot: bpy.types.Object) -> None:
-    clip = shot.ex4d_shot
-    layout.label(text=shot.name, icon="FILE_MOVIE")
-    layout.label(
-        text=f"{clip.width_px} x {clip.height_px} px, {clip.frame_count} frames "
-        f"at {clip.frame_rate:g} fps"
-    )
-    layout.operator("ex4d.match_scene", icon="SCENE_DATA")
-    column = layout.column(heading="Show")
-    if clip.proxy is not None:
-        column.prop(clip, "use_proxy")
-    column.prop(clip, "show_marks")
-    column.prop(clip, "show_surround")
-    column = layout.column()
-    column.use_property_split = True
-    column.use_property_decorate = False
-    column.prop(clip, "frame_start")
-    if clip.scene_field_of_view > 0:
-        column.prop(clip, "field_of_view", slider=True)
-    scale = "Scale: meters, as estimated" if clip.is_metric else "Scale: free until measured"
-    column.label(text=scale)
-    column.operator("ex4d.measure", icon="DRIVER_DISTANCE")
-    column.operator("ex4d.find_scene_folder", icon="FILE_FOLDER")
+def _draw_finished_scene(layout: bpy.types.UILayout) -> None:
+    layout.label(text="Or a scene that is finished:")
+    layout.operator("ex4d.import_scene", icon="IMPORT")
+
+
+class EX4D_PT_clip(_Sidebar, bpy.types.Panel):
+    """How the shot's clip is shown, and where it stands in time and space."""
+
+    bl_label = "Display and Place"
+    bl_idname = "EX4D_PT_clip"
+    bl_parent_id = "EX4D_PT_shot"
+    bl_options = {"DEFAULT_CLOSED"}
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        """Only with a shot."""
+        return active_shot(context) is not None
+
+    def draw(self, context: bpy.types.Context) -> None:
+        """Draw its switches, start, lens and scale."""
+        shot = active_shot(context)
+        if shot is None:
+            return
+        layout, clip = self.layout, shot.ex4d_shot
+        column = layout.column(heading="Show")
+        if clip.proxy is not None:
+            column.prop(clip, "use_proxy")
+        column.prop(clip, "show_marks")
+        column.prop(clip, "show_surround")
+        column = layout.column()
+        column.use_property_split = True
+        column.use_property_decorate = False
+        column.prop(clip, "frame_start")
+        if clip.scene_field_of_view > 0:
+            column.prop(clip, "field_of_view", slider=True)
+        scale = "Scale: meters, as estimated" if clip.is_metric else "Scale: free until measured"
+        column.label(text=scale)
+        column.operator("ex4d.measure", icon="DRIVER_DISTANCE")
+        column.operator("ex4d.find_scene_folder", icon="FILE_FOLDER")
 
 
 class EX4D_PT_import(_Sidebar, bpy.types.Panel):
-    """One more video becomes a scene."""
+    """One more video, or a scene that is finished."""
 
-    bl_label = "Import Video"
+    bl_label = "Import Another"
     bl_idname = "EX4D_PT_import"
     bl_parent_id = "EX4D_PT_shot"
     bl_options = {"DEFAULT_CLOSED"}
@@ -132,6 +159,7 @@ class EX4D_PT_import(_Sidebar, bpy.types.Panel):
     def draw(self, context: bpy.types.Context) -> None:
         """Draw the same as for the first."""
         draw_video(self.layout, context)
+        _draw_finished_scene(self.layout)
 
 
 class EX4D_PT_camera(_Sidebar, bpy.types.Panel):
@@ -194,8 +222,7 @@ class EX4D_PT_generate(_Sidebar, bpy.types.Panel):
         layout.prop(settings, "seed")
         if settings.engine == "ex4d":
             layout.prop(settings, "length")
-            _draw_model(layout, settings)
-        layout.prop(settings, "show_preview")
+            layout.prop(settings, "mode")
         try:
             draw_text(layout, take_text(context, shot))
         except InputError as error:
@@ -207,7 +234,9 @@ class EX4D_PT_generate(_Sidebar, bpy.types.Panel):
                 icon="ERROR",
             )
             layout.operator("ex4d.add_lead_in", icon="CON_FOLLOWPATH")
-        draw_text(layout, "Sends the camera's path, and the scene where the server lacks it")
+        for text in ops_coverage.warnings(context, shot):
+            draw_text(layout, text, icon="ERROR")
+        draw_text(layout, expectation_text(context, shot))
         layout.operator("ex4d.generate", icon="RENDER_ANIMATION")
         _draw_takes_under_way(layout, shot)
 
@@ -221,16 +250,33 @@ def _draw_takes_under_way(layout: bpy.types.UILayout, shot: bpy.types.Object) ->
             layout.progress(factor=factor, text=job_text(job))
 
 
-def _draw_model(layout: bpy.types.UILayout, settings) -> None:
-    layout.prop(settings, "mode")
-    column = layout.column(align=True)
-    column.prop(settings, "steps")
-    column.prop(settings, "guidance")
-    column = layout.column()
-    column.prop(settings, "prompt")
-    if settings.guidance > 1.0:
-        column.prop(settings, "negative_prompt")
-    column.prop(settings, "loras")
+class EX4D_PT_model(_Sidebar, bpy.types.Panel):
+    """What the EX-4D model is told."""
+
+    bl_label = "Model"
+    bl_idname = "EX4D_PT_model"
+    bl_parent_id = "EX4D_PT_generate"
+    bl_options = {"DEFAULT_CLOSED"}
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        """Only for the engine that has one."""
+        return context.scene.ex4d_generate.engine == "ex4d"
+
+    def draw(self, context: bpy.types.Context) -> None:
+        """Draw steps, guidance, prompts and LoRAs."""
+        layout, settings = self.layout, context.scene.ex4d_generate
+        layout.use_property_split = True
+        layout.use_property_decorate = False
+        column = layout.column(align=True)
+        column.prop(settings, "steps")
+        column.prop(settings, "guidance")
+        column = layout.column()
+        column.prop(settings, "prompt")
+        if settings.guidance > 1.0:
+            column.prop(settings, "negative_prompt")
+        column.prop(settings, "loras")
+        column.prop(settings, "show_preview")
 
 
 def take_text(context: bpy.types.Context, shot: bpy.types.Object) -> str:
@@ -256,6 +302,31 @@ def take_text(context: bpy.types.Context, shot: bpy.types.Object) -> str:
         named = [f"{start} {camera.name}" for start, _, camera in found if camera is not None]
         text += f"\nMarkers choose the camera: from {', from '.join(named)}"
     return text
+
+
+def expectation_text(context: bpy.types.Context, shot: bpy.types.Object) -> str:
+    """What the connected server is sent and how long it should take; empty without one."""
+    current = runtime.peek()
+    if current is None or current.connection.client is None or not current.connection.is_ready:
+        return ""
+    settings, clip = context.scene.ex4d_generate, shot.ex4d_shot
+    size = current.sizes.find(clip.folder)
+    was_sent = size is not None and current.sent.has(
+        server_id(current.connection), size.scene_sha256
+    )
+    text = sending.sending_text(size, was_sent=was_sent)
+    try:
+        first, last = take_frames(context, shot)
+        time_text = sending.time_text(
+            current.connection.client.take_times,
+            settings.engine_settings(),
+            settings.size_px(clip.width_px, clip.height_px),
+            settings.frame_count(last - first + 1),
+        )
+    except InputError:
+        # `take_text` has said why there is no take to speak of.
+        return text
+    return f"{text}\n{time_text}"
 
 
 class EX4D_PT_jobs(_Sidebar, bpy.types.Panel):
@@ -322,8 +393,10 @@ register, unregister = bpy.utils.register_classes_factory(
         # Where progress shows without scrolling, whatever the height of the window.
         EX4D_PT_jobs,
         EX4D_PT_shot,
+        EX4D_PT_clip,
         EX4D_PT_import,
         EX4D_PT_camera,
         EX4D_PT_generate,
+        EX4D_PT_model,
     )
 )

@@ -11,7 +11,16 @@ import time
 import bpy
 from bpy.app.handlers import persistent
 
-from . import coverage_result, imports, preferences, preview, runtime, scene_jobs
+from . import (
+    camera_pictures,
+    condition,
+    coverage_result,
+    imports,
+    preferences,
+    runtime,
+    scene_jobs,
+    thumbnails,
+)
 from ._vendor.client import ConnectionState
 from .coverage import SLICE_S
 from .redraw import redraw_views
@@ -42,12 +51,16 @@ def tick() -> float | None:
         preferences.get(bpy.context).remember(paired)
         bpy.context.preferences.is_dirty = True
     changed = current.jobs.advance(current.connection) or changed
+    changed = current.sent.note(current.jobs) or changed
+    if current.sizes.is_counting:
+        changed = current.sizes.advance() or changed
     # A render reads the data that is written here.
     if not bpy.app.is_job_running("RENDER"):
         changed = imports.advance(current.jobs, current.imports, deadline_s) or changed
         if changed:
             scene_jobs.store()
         current.previews.advance(current.jobs)
+        changed = current.condition.advance(deadline_s) or changed
         # Nobody waits for it as for a transfer: a slice must fit into what is left.
         while is_measuring(current) and time.perf_counter() < deadline_s - SLICE_S:
             changed = coverage_result.advance(current.coverage) or changed
@@ -87,8 +100,11 @@ def redraw() -> None:
 def _pause_s(current: Runtime) -> float | None:
     client = current.connection.client
     is_working = imports.next_import(current.imports) is not None or is_measuring(current)
+    is_working = is_working or current.sizes.is_counting or current.condition.is_drawing
     if is_working or current.jobs.is_transferring:
         return BUSY_S
+    if condition.is_shown_anywhere():
+        return WAITING_S
     if current.connection.is_idle:
         return None
     connecting = client is None or client.state not in (
@@ -113,21 +129,24 @@ def _on_timer() -> float | None:
 @persistent
 def _on_load(_path: str) -> None:
     """Another file: what the last one waited for goes on at the server, its imports end here."""
+    thumbnails.clear()
     # A file that Blender saved by itself may hold one.
-    preview.remove_all()
+    camera_pictures.remove_all()
     current = runtime.peek()
     if current is not None:
         current.imports.clear()
         current.coverage = None
+        current.condition = condition.ConditionPlayer()
     if scene_jobs.restore():
         wake()
+    _wake_for_condition()
 
 
 @persistent
 def _before_save(_path: str) -> None:
     scene_jobs.store()
     # The next tick shows it again.
-    preview.remove_all()
+    camera_pictures.remove_all()
 
 
 @persistent
@@ -143,7 +162,16 @@ def _around_undo(_scene: bpy.types.Scene) -> None:
 
     The next tick shows again what still runs.
     """
-    preview.remove_all()
+    camera_pictures.remove_all()
+    _wake_for_condition()
+
+
+def _wake_for_condition() -> None:
+    """A file or an undo step may ask for it again after the pump has stopped."""
+    if condition.is_shown_anywhere():
+        runtime.get()
+        if not is_running():
+            wake()
 
 
 _HANDLERS = (

@@ -5,6 +5,7 @@ from types import ModuleType
 
 from . import (
     camera_moves,
+    camera_pictures,
     import_settings,
     lead_in,
     measure,
@@ -14,10 +15,10 @@ from . import (
     ops_jobs,
     ops_moves,
     ops_takes,
+    panel_takes,
     panels,
     pie_menu,
     preferences,
-    preview,
     pump,
     relink,
     runtime,
@@ -25,6 +26,7 @@ from . import (
     scene_jobs,
     settings,
     shots,
+    thumbnails,
 )
 
 #: Each has `register()` and `unregister()`; a module may use what those before it registered.
@@ -35,7 +37,7 @@ MODULES: tuple[ModuleType, ...] = (
     import_settings,
     shots,
     scene_jobs,
-    preview,
+    camera_pictures,
     pump,
     camera_moves,
     saved_moves,
@@ -50,6 +52,8 @@ MODULES: tuple[ModuleType, ...] = (
     ops_coverage,
     ops_takes,
     pie_menu,
+    thumbnails,
+    panel_takes,
 )
 
 

@@ -5,11 +5,13 @@ from dataclasses import dataclass, field
 
 from . import paths
 from ._vendor.client import KeyPair
+from .condition import ConditionPlayer
 from .connection import Connection
 from .coverage import CoverageCheck
 from .imports import SceneImport
 from .jobs import JobBoard
 from .preview import PreviewPlayer
+from .sending import SceneSizes, SentScenes
 
 
 @dataclass
@@ -18,9 +20,12 @@ class Runtime:
 
     connection: Connection
     jobs: JobBoard
+    sent: SentScenes
+    sizes: SceneSizes = field(default_factory=SceneSizes)
     #: Scenes on their way into Blender, the first being worked on.
     imports: list[SceneImport] = field(default_factory=list)
     previews: PreviewPlayer = field(default_factory=PreviewPlayer)
+    condition: ConditionPlayer = field(default_factory=ConditionPlayer)
     #: The last measurement of a camera path, under way or over.
     coverage: CoverageCheck | None = None
 
@@ -41,7 +46,8 @@ def get() -> Runtime:
         keys = KeyPair.load_or_create(folder / "identity.json")
         jobs = JobBoard(folder / "jobs")
         jobs.drop_old_records()
-        _runtime = Runtime(Connection(keys, paths.app_version()), jobs)
+        sent = SentScenes(folder / "sent.json")
+        _runtime = Runtime(Connection(keys, paths.app_version()), jobs, sent)
     return _runtime
 
 

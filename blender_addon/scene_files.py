@@ -16,7 +16,8 @@ DOCUMENT_NAME = "scene.json"
 #: Folder inside the scene's with what Blender plays.
 CACHE_FOLDER = "blender"
 _MAX_DOCUMENT_BYTES = 1 << 20
-_SEQUENCES = {"frames": ".png", "depth": ".exr", "occluded": ".png"}
+#: Folders of a scene with a file for each frame, and how these end.
+SEQUENCES = {"frames": ".png", "depth": ".exr", "occluded": ".png"}
 
 
 class SceneFiles:
@@ -38,7 +39,7 @@ class SceneFiles:
         except (OSError, msgspec.DecodeError) as error:
             message = f"expected a scene in {folder}, found none that can be read: {error}"
             raise InputError("scene_invalid", message) from error
-        for sequence in _SEQUENCES:
+        for sequence in SEQUENCES:
             for index in range(self.document.frame_count):
                 path = self.file(sequence, index)
                 if not path.is_file():
@@ -47,7 +48,7 @@ class SceneFiles:
 
     def file(self, sequence: str, index: int) -> Path:
         """File of frame `index`, counted from 0."""
-        return self.folder / sequence / f"{index + 1:04d}{_SEQUENCES[sequence]}"
+        return self.folder / sequence / f"{index + 1:04d}{SEQUENCES[sequence]}"
 
     def depth(self, index: int) -> NDArray[np.float32]:
         """z-depth of frame `index`, the border pushed back: (height, width) float32.

@@ -4,6 +4,7 @@
 import bpy
 import msgspec
 
+from . import pump, runtime
 from ._vendor import trained
 from ._vendor.errors import InputError
 from ._vendor.protocol.documents import Ex4dSettings, PreviewSettings
@@ -37,6 +38,12 @@ MODES = (
     ("draft", "Draft", "Few steps, with a step-distilled LoRA and a guidance of 1"),
 )
 _DEFAULTS = Ex4dSettings()
+
+
+def _on_condition(_settings: "EX4D_PG_generate", _context: bpy.types.Context) -> None:
+    # The pump shows it, and takes it away.
+    runtime.get()
+    pump.wake()
 
 
 class EX4D_PG_generate(bpy.types.PropertyGroup):
@@ -129,6 +136,14 @@ class EX4D_PG_generate(bpy.types.PropertyGroup):
         "server makes it",
         default=True,
         options=set(),
+    )
+
+    show_condition: bpy.props.BoolProperty(
+        name="Show Condition",
+        description="Show over the camera view, at the present frame, what the engine is given: "
+        "the video where it was seen, magenta where it has to invent; estimated",
+        options=set(),
+        update=_on_condition,
     )
 
     def engine_settings(self) -> PreviewSettings | Ex4dSettings:

@@ -19,6 +19,8 @@ DOCUMENT_NAME = "take.json"
 DOCUMENT_PROPERTY = "ex4d_take"
 #: Name of the shot's object.
 SHOT_PROPERTY = "ex4d_take_shot"
+#: Which of the shot's takes it is, counted from 1; takes of older versions have none.
+NUMBER_PROPERTY = "ex4d_take_number"
 #: Custom property of an image that shows a take behind a camera.
 TAKE_IMAGE = "ex4d_take_image"
 _MAX_DOCUMENT_BYTES = 16 << 20
@@ -84,7 +86,135 @@ def add_take_strips(
         strips.append(strip)
     strips[0][DOCUMENT_PROPERTY] = text
     strips[0][SHOT_PROPERTY] = shot.name
+    numbers = [other.get(NUMBER_PROPERTY, 0) for other in takes_of(context.scene, shot.name)]
+    strips[0][NUMBER_PROPERTY] = max(numbers) + 1
     return strips
+
+
+def takes_of(scene: bpy.types.Scene, shot_name: str) -> list[bpy.types.Strip]:
+    """The strips of a shot's takes, the oldest first."""
+    if scene.sequence_editor is None:
+        return []
+    found = compat.strips_of(scene.sequence_editor)
+    takes = [strip for strip in found if is_take(strip, shot_name)]
+    # Blender puts strips in another order when they change channels.
+    return sorted(takes, key=lambda strip: (strip.get(NUMBER_PROPERTY, 0), strip.name))
+
+
+def is_take(strip: bpy.types.Strip, shot_name: str) -> bool:
+    """Whether a strip is a take of a shot."""
+    if DOCUMENT_PROPERTY not in strip:
+        return False
+    # Takes of older versions do not say whose they are, but are named after it.
+    owner = strip.get(SHOT_PROPERTY)
+    return owner == shot_name or (owner is None and strip.name.startswith(f"{shot_name} "))
+
+
+def folder_of(strip: bpy.types.Strip) -> Path:
+    """Where the files of a take are: where its strip finds them, wherever they moved."""
+    return Path(bpy.path.abspath(strip.directory)).resolve().parent
+
+
+def take_of(
+    collection: bpy.types.bpy_prop_collection, strip: bpy.types.Strip | None
+) -> bpy.types.Strip | None:
+    """The take that a strip is, or is the colour or the mask of; None if it is neither."""
+    if strip is None or DOCUMENT_PROPERTY in strip:
+        return strip
+    if strip.type != "IMAGE":
+        return None
+    takes = [other for other in collection if DOCUMENT_PROPERTY in other]
+    return next((take for take in takes if strip in parts_of(collection, take)), None)
+
+
+def parts_of(
+    collection: bpy.types.bpy_prop_collection, take: bpy.types.Strip
+) -> list[bpy.types.Strip | None]:
+    """The strips of a take: the shot, its colour and its mask; None for one that was deleted.
+
+    Of copies, those on the nearest channels count.
+    """
+    folder, parts = folder_of(take), [take]
+    for sequence in list(_SEQUENCES)[1:]:
+        found = [
+            strip
+            for strip in collection
+            if strip.type == "IMAGE"
+            and Path(strip.directory).name == sequence
+            and folder_of(strip) == folder
+            and _meet(compat.strip_range(strip), compat.strip_range(take))
+        ]
+        found.sort(key=lambda strip: abs(strip.channel - take.channel))
+        parts.append(found[0] if found else None)
+    return parts
+
+
+def show_take(
+    collection: bpy.types.bpy_prop_collection,
+    takes: list[bpy.types.Strip],
+    take: bpy.types.Strip,
+) -> None:
+    """Show one of a shot's takes in the place of the one that shows, and hide the others.
+
+    The strips of both exchange their channels, and colour and mask are as visible as they were, so
+    that what lies above and below stays there. Where other strips are in the way, the channels stay
+    as they are.
+
+    Args:
+        collection: All strips.
+        takes: Of the shot; of several that show, the last gives up its place.
+        take: One of them.
+    """
+    shown = next((other for other in reversed(takes) if not other.mute and other != take), None)
+    if shown is not None:
+        pairs = [
+            (old, new)
+            for old, new in zip(
+                parts_of(collection, shown), parts_of(collection, take), strict=True
+            )
+            if old is not None and new is not None
+        ]
+        if take.mute:
+            _exchange_channels(collection, pairs)
+        for old, new in pairs[1:]:
+            new.mute, old.mute = old.mute, True
+    for other in takes:
+        other.mute = other != take
+
+
+def _exchange_channels(
+    collection: bpy.types.bpy_prop_collection,
+    pairs: list[tuple[bpy.types.Strip, bpy.types.Strip]],
+) -> None:
+    """Exchange the channels of strips, where no other strip is in the way."""
+    places = {}
+    for old, new in pairs:
+        places[old.name], places[new.name] = new.channel, old.channel
+    taken = [
+        (places.get(strip.name, strip.channel), compat.strip_range(strip)) for strip in collection
+    ]
+    for place, (channel, frames) in enumerate(taken):
+        others = taken[:place]
+        if any(channel == other and _meet(frames, theirs) for other, theirs in others):
+            return
+    try:
+        first = min(compat.strip_range(old)[0] for old, _ in pairs)
+        end = max(compat.strip_range(old)[1] for old, _ in pairs)
+        free = _free_channels(collection, first, end, len(pairs))
+    except InputError:
+        return
+    # By way of free channels: Blender pushes a strip aside that meets another.
+    for place, (old, _) in enumerate(pairs):
+        old.channel = free + place
+    for _, new in pairs:
+        new.channel = places[new.name]
+    for old, _ in pairs:
+        old.channel = places[old.name]
+
+
+def _meet(frames: tuple[int, int], others: tuple[int, int]) -> bool:
+    """Whether two ranges, each without its end, have a frame in common."""
+    return frames[0] < others[1] and others[0] < frames[1]
 
 
 def take_of_strip(strip: bpy.types.Strip) -> TakeDocument | None:
@@ -134,8 +264,7 @@ def _free_channels(
     """The lowest of `count` neighbouring channels without a strip between two frames."""
     taken = set()
     for strip in collection:
-        first, end = compat.strip_range(strip)
-        if first < frame_end and frame_start < end:
+        if _meet(compat.strip_range(strip), (frame_start, frame_end)):
             taken.add(strip.channel)
     for channel in range(1, _MAX_CHANNEL - count + 2):
         if taken.isdisjoint(range(channel, channel + count)):

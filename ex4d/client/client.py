@@ -40,6 +40,8 @@ from ..protocol.messages import (
     JobWatch,
     Paired,
     Pong,
+    TakeTime,
+    TakeTimes,
     Welcome,
 )
 from .downloads import Download, Downloads
@@ -133,6 +135,11 @@ class Client:
     def welcome(self) -> Welcome | None:
         """What the server said of itself; None before the first session."""
         return self._session.welcome
+
+    @property
+    def take_times(self) -> tuple[TakeTime, ...]:
+        """How long takes took on the server, the newest first; empty while it has not told."""
+        return self._session.take_times
 
     def connect(self) -> None:
         """Begin to connect to a server that knows this client's key."""
@@ -449,7 +456,7 @@ class Client:
 
     def _handle(self, received: Received) -> None:
         message = received.message
-        if isinstance(message, Welcome | Paired | Pong):
+        if isinstance(message, Welcome | TakeTimes | Paired | Pong):
             # The session has dealt with it; a sign of life is no progress.
             return
         self._moved_s = time.monotonic()

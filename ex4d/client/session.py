@@ -22,6 +22,8 @@ from ..protocol.messages import (
     Ping,
     Pong,
     ServerMessage,
+    TakeTime,
+    TakeTimes,
     Welcome,
 )
 from .keys import KeyPair
@@ -81,6 +83,8 @@ class Session:
         self.problem: Ex4dError | None = None
         #: What the server said of itself, the last time.
         self.welcome: Welcome | None = None
+        #: How long takes took on the server, the newest first.
+        self.take_times: tuple[TakeTime, ...] = ()
         #: Grows by one each time that the session becomes ready: what an earlier one was asked
         #: for must be asked for again.
         self.generation = 0
@@ -280,6 +284,8 @@ class Session:
         """Deal with a message if it concerns the session itself."""
         if isinstance(message, Error) and message.code in _REFUSALS | _ENDINGS:
             self._fail(ProtocolError(message.code, message.message))
+        elif isinstance(message, TakeTimes):
+            self.take_times = message.times
         elif (
             isinstance(message, Welcome | Paired | Pong | Error)
             and self._asked_id

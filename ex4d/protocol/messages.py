@@ -33,15 +33,18 @@ from .documents import (
 
 #: Raised when old peers can no longer understand new ones; minor: optional additions only.
 PROTOCOL_MAJOR = 1
-PROTOCOL_MINOR = 2
+PROTOCOL_MINOR = 3
 #: The first minor version whose clients know `JobPreview`.
 PREVIEW_MINOR = 1
 #: The first minor version whose clients know `Welcome.estimators`.
 ESTIMATORS_MINOR = 2
+#: The first minor version whose clients know `TakeTimes`.
+TAKE_TIMES_MINOR = 3
 
 MAX_HEADER_BYTES = 4 << 20
 MAX_CHUNK_BYTES = 1 << 20
 MAX_FILES_PER_MESSAGE = 16_384
+MAX_TAKE_TIMES = 32
 
 #: 32 lower-case hexadecimal digits: a uuid4.
 Id = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}\Z")]
@@ -112,6 +115,26 @@ class Welcome(_Message, frozen=True, kw_only=True, omit_defaults=True, tag="welc
     quota_left_bytes: ByteCount
     #: What estimates depth where no file gives it, for clients from `ESTIMATORS_MINOR` on.
     estimators: Annotated[tuple[EstimatorInfo, ...], Meta(max_length=64)] = ()
+
+
+class TakeTime(_Message, frozen=True, kw_only=True, tag="take_time"):
+    """How long a take took: measured, without the time that it waited for others."""
+
+    #: `take_time.kind_of` its settings.
+    kind: ShortText
+    #: `take_time.work_of` it.
+    work: Annotated[int, Meta(ge=1, le=2**62)]
+    time_s: Annotated[float, Meta(ge=0.0)]
+
+
+class TakeTimes(_Message, frozen=True, kw_only=True, tag="take_times"):
+    """How long takes took on this server, the newest first.
+
+    It follows `Welcome` where any are known, and again the end of a take of the user's, and goes to
+    sessions that said `Hello` with `TAKE_TIMES_MINOR` or later.
+    """
+
+    times: Annotated[tuple[TakeTime, ...], Meta(max_length=MAX_TAKE_TIMES)]
 
 
 class Pair(_Message, frozen=True, kw_only=True, tag="pair"):
@@ -395,6 +418,7 @@ ClientMessage = (
 )
 ServerMessage = (
     Welcome
+    | TakeTimes
     | Paired
     | Error
     | Pong

@@ -18,7 +18,6 @@ from ex4d.protocol.messages import (
     ESTIMATORS_MINOR,
     FINAL_STATES,
     MESSAGES_WITH_BYTES,
-    PREVIEW_MINOR,
     PROTOCOL_MAJOR,
     PROTOCOL_MINOR,
     BlobAbort,
@@ -219,7 +218,7 @@ class Front:
             public_key,
             limits,
             self._wire,
-            knows_previews=message.protocol_minor >= PREVIEW_MINOR,
+            minor=message.protocol_minor,
         )
         self._sessions.add(session)
         knows_estimators = message.protocol_minor >= ESTIMATORS_MINOR
@@ -237,6 +236,7 @@ class Front:
                 estimators=self._scheduler.estimators if knows_estimators else (),
             )
         )
+        session.post_take_times(self._scheduler.take_times)
 
     def _ping(self, session: Session, message: Ping) -> None:
         session.send(Pong(in_reply_to=message.request_id))

@@ -10,7 +10,6 @@ import shutil
 import time
 import uuid
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable
 from concurrent.futures import Executor as Threads
 from pathlib import Path, PurePosixPath
 
@@ -27,6 +26,7 @@ from ex4d.protocol.messages import (
     JobPreview,
     JobRequest,
     ReconstructJob,
+    TakeTimes,
 )
 from ex4d.task import Progress
 
@@ -37,6 +37,8 @@ from .journal import SEQ_STEP, JobRecord, Journal
 from .kept import KeptWork
 from .limits import LimitsFile
 from .results import KnownResults
+from .sessions import Sessions
+from .take_times import MeasuredTakes
 from .transfers import TaskSet
 
 _log = structlog.get_logger(__name__)
@@ -72,11 +74,10 @@ class Scheduler:
         blobs: Where their files come from and results go.
         limits: Users who may have another number of unfinished jobs.
         executor: What does the work.
-        data: For the files of running jobs, and what attempts leave to the next one; the folder of
-            the blobs.
+        data: For the files of running jobs, what attempts leave to the next one and how long takes
+            took; the folder of the blobs.
         threads: Where files are linked and hashed.
-        publish: Told a user's every event; must be quick.
-        publish_preview: The same of previews, with their pixels.
+        sessions: Who hears of events, previews and times.
     """
 
     def __init__(
@@ -88,8 +89,7 @@ class Scheduler:
         executor: Executor,
         data: Path,
         threads: Threads,
-        publish: Callable[[str, JobEvent], None],
-        publish_preview: Callable[[str, JobPreview, memoryview], None],
+        sessions: Sessions,
     ) -> None:
         self._journal = journal
         self._blobs = blobs
@@ -98,8 +98,8 @@ class Scheduler:
         self._work_folder = data / "work"
         self._kept_work = KeptWork(data / "kept", blobs)
         self._threads = threads
-        self._publish = publish
-        self._publish_preview = publish_preview
+        self._sessions = sessions
+        self._measured_takes = MeasuredTakes(data / "take_times.json", sessions.publish_take_times)
         self._jobs: dict[str, _Job] = {}
         #: Waiting jobs of each user; the user whose turn is next comes first.
         self._queues: OrderedDict[str, deque[_Job]] = OrderedDict()
@@ -121,6 +121,11 @@ class Scheduler:
     def estimators(self) -> tuple[EstimatorInfo, ...]:
         """What estimates depth for jobs without a depth file, now."""
         return self._executor.estimators
+
+    @property
+    def take_times(self) -> TakeTimes:
+        """How long takes have taken here."""
+        return self._measured_takes.times
 
     def start(self) -> None:
         """Start the executor and go on with what the last server left."""
@@ -373,12 +378,14 @@ class Scheduler:
             raise CancelledError
         kept_folder = self._kept_work.folder_of(record.user)
         work = Work(record.id, record.request, inputs, folder / "output", kept_folder)
+        started_s = time.monotonic()
         await self._executor.run(
             work,
             lambda progress: self._progress(job, progress),
             job.cancel,
             show=lambda preview: self._preview(job, preview),
         )
+        self._measured_takes.add(record.user, record.request, time.monotonic() - started_s)
         files: list[FileRef] = []
         for path, name in await loop.run_in_executor(self._threads, _results, work.output):
             key, size_bytes = await loop.run_in_executor(
@@ -451,7 +458,7 @@ class Scheduler:
         )
         pixels = memoryview(preview.pixels)
         job.preview = (message, pixels)
-        self._publish_preview(job.record.user, message, pixels)
+        self._sessions.publish_preview(job.record.user, message, pixels)
 
     def _count(self, job: _Job, **changes: object) -> None:
         """Take the next number of a job's series, as the journal allows."""
@@ -464,7 +471,7 @@ class Scheduler:
             job.untold.cancel()
             job.untold = None
         job.told_s = time.monotonic()
-        self._publish(job.record.user, job.record.event)
+        self._sessions.publish(job.record.user, job.record.event)
 
     def _change(self, job: _Job, **changes: object) -> None:
         """Write a change of state down, then tell it."""

@@ -138,8 +138,7 @@ async def _serve(
             executor=executor,
             data=config.data,
             threads=threads,
-            publish=sessions.publish,
-            publish_preview=sessions.publish_preview,
+            sessions=sessions,
         )
         stack.push_async_callback(scheduler.close)
 

@@ -6,11 +6,14 @@ from collections.abc import Callable
 
 from ex4d.protocol.messages import (
     FINAL_STATES,
+    PREVIEW_MINOR,
+    TAKE_TIMES_MINOR,
     Error,
     JobEvent,
     JobPreview,
     Limits,
     ServerMessage,
+    TakeTimes,
 )
 
 from .wire import Delivery, Wire
@@ -32,7 +35,7 @@ class Session:
         public_key: That key, in Z85.
         limits: The smaller ones of both sides.
         wire: Where its messages leave.
-        knows_previews: Whether the client is new enough for `JobPreview`.
+        minor: The client's minor version of the protocol: what it does not know it does not get.
     """
 
     def __init__(
@@ -43,14 +46,14 @@ class Session:
         limits: Limits,
         wire: Wire,
         *,
-        knows_previews: bool,
+        minor: int,
     ) -> None:
         self.routing_id = routing_id
         self.user = user
         self.public_key = public_key
         self.limits = limits
         self._wire = wire
-        self._knows_previews = knows_previews
+        self._minor = minor
         #: False once the peer is gone or was shut out; nothing is sent any more.
         self.is_open = True
         #: Bytes that the client may still send.
@@ -92,9 +95,15 @@ class Session:
 
         A client that does not know previews gets none.
         """
-        if self._knows_previews:
+        if self._minor >= PREVIEW_MINOR:
             self._previews[preview.job_id] = (preview, pixels)
             self.flush()
+
+    def post_take_times(self, times: TakeTimes) -> None:
+        """Send how long takes have taken, if there are any; of no use to wait for room."""
+        if self._minor >= TAKE_TIMES_MINOR and times.times and self.is_open:
+            delivery = self._wire.send(self.routing_id, times)
+            self.is_open = delivery is not Delivery.GONE
 
     def preview_taken(self, job_id: str) -> None:
         """The client has read a job's preview."""
@@ -170,6 +179,12 @@ class Sessions:
         for session in self._sessions.values():
             if session.user == user and preview.job_id in session.watches:
                 session.post_preview(preview, pixels)
+
+    def publish_take_times(self, user: str, times: TakeTimes) -> None:
+        """Send to all sessions of a user how long takes have taken."""
+        for session in self._sessions.values():
+            if session.user == user:
+                session.post_take_times(times)
 
     def tend(self) -> None:
         """Send what was held back and forget who is gone; to be called now and then."""

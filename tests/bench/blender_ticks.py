@@ -99,6 +99,18 @@ def measure(folder: Path, width: int, height: int, frame_count: int) -> None:
     while not check.is_over:
         ticks += timed_ms(pump.tick, 1)
     report("ticks that measure coverage", ticks)
+    scene.ex4d_generate.show_condition = True
+    ticks = []
+    for frame in range(1, 11):
+        scene.frame_set(frame)
+        ticks += timed_ms(pump.tick, 1)
+        while module("runtime").get().condition.is_drawing:
+            ticks += timed_ms(pump.tick, 1)
+    report("ticks that draw conditions", ticks)
+    redraws.clear()
+    report("ticks that keep a condition", timed_ms(pump.tick, _IDLE_TICKS))
+    print(f"redraws caused by them: {len(redraws)}")
+    scene.ex4d_generate.show_condition = False
     warnings = module("ops_coverage").warnings
     report("warnings, as drawn", timed_ms(lambda: warnings(bpy.context, shot), 50))
 

@@ -67,3 +67,23 @@ def empty_file(addon: Callable[[str], ModuleType]) -> Iterator[None]:
     addon("pump").stop()
     addon("runtime").unregister()
     shutil.rmtree(addon("paths").private_folder() / "jobs", ignore_errors=True)
+
+
+@pytest.fixture
+def fake_server(tmp_path: Path) -> Iterator[Callable[[str], str]]:
+    """Call with the seconds that each frame of a take lasts: starts a server, returns its link."""
+    processes: list[subprocess.Popen[str]] = []
+
+    def start(frame_s: str) -> str:
+        command = [os.environ["EX4D_EXECUTABLE"], "serve", "--port", "0", "--pair", "anna"]
+        command += ["--data", str(tmp_path / "server"), "--executor", "fake"]
+        process = subprocess.Popen(
+            [*command, "--fake-frame-s", frame_s], stdout=subprocess.PIPE, text=True
+        )
+        processes.append(process)
+        return next(line for line in process.stdout or () if line.startswith("ex4d://"))
+
+    yield start
+    for process in processes:
+        process.terminate()
+        process.communicate(timeout=20)

@@ -1,15 +1,12 @@
 """The moving preview of a take: it shows, moves, is upright, and goes without a trace."""
 
-import os
-import subprocess
-import sys
 import time
 import types
 
 import numpy as np
 import pytest
 from scene_writer import write_scene
-from shot_tools import exhaust
+from shot_tools import exhaust, needs_server, tick_until
 
 pytestmark = pytest.mark.bpy
 
@@ -93,7 +90,7 @@ def frames(addon, job):
 def images(addon):
     import bpy
 
-    return [image for image in bpy.data.images if addon("preview").MARK in image]
+    return [image for image in bpy.data.images if addon("camera_pictures").MARK in image]
 
 
 def slots(shot):
@@ -118,7 +115,7 @@ def assert_gone(addon, shot_name="Tiny"):
     for camera in bpy.data.cameras:
         assert len(camera.background_images) == 0
         assert not camera.show_background_images
-        assert addon("preview").SWITCHED not in camera
+        assert addon("camera_pictures").SWITCHED not in camera
 
 
 # --- what shows ----------------------------------------------------------------------------------
@@ -217,7 +214,7 @@ def test_take_lies_right_upon_the_scene(addon, shot, frame, take, fit, aspect, s
     render.pixel_aspect_x, render.pixel_aspect_y = aspect
     camera = shot.ex4d_shot.camera.data
     camera.sensor_fit = fit
-    assert addon("preview").fit_scale(camera, render, *take) == pytest.approx(scale)
+    assert addon("camera_pictures").fit_scale(camera, render, *take) == pytest.approx(scale)
 
 
 # --- how it goes ---------------------------------------------------------------------------------
@@ -290,7 +287,7 @@ def test_another_file_has_none(addon, frames):
 
 
 def test_disabled_extension_leaves_none(addon, frames):
-    addon("preview").unregister()
+    addon("camera_pictures").unregister()
     assert_gone(addon)
 
 
@@ -487,30 +484,8 @@ def test_nothing_changes_while_rendering(addon, job, frames, monkeypatch):
 # --- with a real server --------------------------------------------------------------------------
 
 
-@pytest.fixture
-def fake_server(tmp_path):
-    """A server whose takes last for ten seconds, and its link."""
-    command = [os.environ["EX4D_EXECUTABLE"], "serve", "--port", "0", "--pair", "anna"]
-    command += ["--data", str(tmp_path / "server"), "--executor", "fake", "--fake-frame-s", "2"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        yield next(line for line in process.stdout if line.startswith("ex4d://"))
-        process.terminate()
-        process.communicate(timeout=20)
-
-
-def tick_until(addon, is_over, timeout_s=30.0):
-    deadline_s = time.monotonic() + timeout_s
-    while not is_over():
-        assert time.monotonic() < deadline_s
-        addon("pump").tick()
-        time.sleep(0.002)
-
-
 @pytest.mark.slow
-@pytest.mark.skipif(
-    sys.platform == "win32" or "EX4D_EXECUTABLE" not in os.environ,
-    reason="EX4D_EXECUTABLE names no ex4d program",
-)
+@needs_server
 @pytest.mark.parametrize("ending", ["cancel", "disconnect"])
 def test_preview_comes_from_a_server(addon, shot, fake_server, ending):
     import bpy
@@ -518,7 +493,7 @@ def test_preview_comes_from_a_server(addon, shot, fake_server, ending):
     chosen = addon("preferences").get(bpy.context)
     chosen.mode = "REMOTE"
     try:
-        assert bpy.ops.ex4d.pair_server(link=fake_server) == {"FINISHED"}
+        assert bpy.ops.ex4d.pair_server(link=fake_server("2")) == {"FINISHED"}
         assert bpy.ops.ex4d.generate(wait=False) == {"FINISHED"}
         tick_until(addon, lambda: images(addon))
         first = shown(addon).copy()

@@ -110,8 +110,9 @@ class Layout:
 
     row = column = box = menu_pie = _sub
 
-    def label(self, *, text="", icon="NONE"):
+    def label(self, *, text="", icon="NONE", icon_value=0):
         assert icon in icons()
+        assert icon_value >= 0
         self.words.append(text)
 
     def prop(self, data, name, **_settings):
@@ -147,6 +148,10 @@ class Layout:
         assert name in data.bl_rna.properties
         assert active_name in active_data.bl_rna.properties
         assert rows > 0
+
+    def template_icon(self, *, icon_value, scale):
+        assert icon_value > 0
+        assert scale > 0
 
     def separator(self, **_settings):
         pass

@@ -35,14 +35,14 @@ def shot(addon, empty_file, tmp_path):
 def takes(addon, shot):
     import bpy
 
-    return addon("ops_takes").takes_of(bpy.context.scene, shot)
+    return addon("strips").takes_of(bpy.context.scene, shot.name)
 
 
 def test_only_the_shots_own_takes_are_listed(addon, shot):
     import bpy
 
     assert [strip.name for strip in takes(addon, shot)] == ["Tiny preview", "Tiny preview.001"]
-    assert addon("ops_takes").describe(takes(addon, shot)[0]) == "seed 7, 5 frames"
+    assert addon("panel_takes").describe(takes(addon, shot)[0]) == "seed 7, 5 frames"
     shot.name = "Renamed"
     assert takes(addon, shot) == []
     assert addon("ops_takes").chosen_take(bpy.context) is None
@@ -59,6 +59,136 @@ def test_takes_are_shown_in_turn(addon, shot):
     bpy.ops.ex4d.next_take(strip="Tiny preview.001")
     assert [strip.mute for strip in takes(addon, shot)] == [True, False]
     assert addon("ops_takes").chosen_take(bpy.context).name == "Tiny preview.001"
+
+
+def places(addon):
+    """Name -> channel, first frame, hidden, of every strip."""
+    import bpy
+
+    found = addon("compat").strips_of(bpy.context.scene.sequence_editor)
+    first = {strip.name: addon("compat").strip_range(strip)[0] for strip in found}
+    return {strip.name: (strip.channel, first[strip.name], strip.mute) for strip in found}
+
+
+def lay(addon, folder, name, *, channel, first, count):
+    """A strip that is no take."""
+    import bpy
+
+    collection = addon("compat").strips_of(bpy.context.scene.sequence_editor)
+    path = str(folder / "one" / "frames" / "0001.png")
+    strip = collection.new_image(name=name, filepath=path, channel=channel, frame_start=first)
+    for _ in range(count - 1):
+        strip.elements.append("0001.png")
+    assert addon("compat").strip_range(strip) == (first, first + count)
+    return strip
+
+
+@pytest.fixture
+def sequencer(shot):
+    """Call to get a context as an operator has it while the mouse is in the sequencer."""
+    import bpy
+
+    window = bpy.context.window_manager.windows[0]
+    area = next(area for area in window.screen.areas if area.type == "VIEW_3D")
+    area.type = "SEQUENCE_EDITOR"
+    if hasattr(bpy.context.workspace, "sequencer_scene"):
+        bpy.context.workspace.sequencer_scene = bpy.context.scene
+    region = next(region for region in area.regions if region.type == "WINDOW")
+    yield lambda: bpy.context.temp_override(window=window, area=area, region=region)
+    area.type = "VIEW_3D"
+
+
+@pytest.mark.parametrize("where", ["3D view", "sequencer"])
+def test_take_that_shows_has_the_same_channels_and_frames_as_the_last(
+    addon, shot, sequencer, tmp_path, where
+):
+    import contextlib
+
+    import bpy
+
+    editor = bpy.context.scene.sequence_editor
+    collection = addon("compat").strips_of(editor)
+    # Something over the takes, as CG would be, which must stay over whichever shows.
+    over = lay(addon, tmp_path, "CG", channel=10, first=11, count=5)
+    bpy.ops.ex4d.next_take(strip="Tiny preview")
+    # The user looks at the mask meanwhile.
+    collection["Tiny preview mask"].mute = False
+    before = places(addon)
+    assert before["Tiny preview"] == (1, 11, False)
+    assert before["Tiny preview.001"] == (4, 11, True)
+    enter = sequencer if where == "sequencer" else contextlib.nullcontext
+    with enter():
+        if where == "sequencer":
+            editor.active_strip = collection["Tiny preview color"]
+        for shown, hidden in (("", ".001"), (".001", ""), ("", ".001"), (".001", "")):
+            now = places(addon)
+            for place, suffix in enumerate(("", " color", " mask")):
+                name, other = f"Tiny preview{suffix}{shown}", f"Tiny preview{suffix}{hidden}"
+                assert now[name] == (1 + place, 11, suffix == " color")
+                assert now[other] == (4 + place, 11, True)
+            assert bpy.ops.ex4d.next_take() == {"FINISHED"}
+            if where == "sequencer":
+                assert editor.active_strip.name == f"Tiny preview{hidden}"
+    assert over.channel == 10
+    assert addon("ops_takes").chosen_take(bpy.context).name == "Tiny preview"
+
+
+def test_strips_that_are_in_the_way_keep_takes_where_they_are(addon, shot, tmp_path):
+    import bpy
+
+    collection = addon("compat").strips_of(bpy.context.scene.sequence_editor)
+    bpy.ops.ex4d.next_take(strip="Tiny preview")
+    # The take that comes begins earlier, where something lies on the other's channel.
+    for name in ("Tiny preview.001", "Tiny preview color.001", "Tiny preview mask.001"):
+        start = "content_start" if hasattr(collection[name], "content_start") else "frame_start"
+        setattr(collection[name], start, 9)
+    lay(addon, tmp_path, "Title", channel=1, first=8, count=3)
+    before = {name: place[:2] for name, place in places(addon).items()}
+    assert bpy.ops.ex4d.next_take() == {"FINISHED"}
+    after = places(addon)
+    assert {name: place[:2] for name, place in after.items()} == before
+    assert after["Tiny preview"][2]
+    assert not after["Tiny preview.001"][2]
+
+
+def test_turns_go_by_age_whatever_the_channels(addon, shot, tmp_path):
+    import bpy
+    import msgspec
+
+    trajectory = addon("strips").take_of_strip(takes(addon, shot)[0]).trajectory
+    take = write_take(tmp_path / "three", msgspec.to_builtins(trajectory), width=32, height=24)
+    addon("strips").add_take_strips(bpy.context, shot, take)
+    shown = []
+    for _ in range(6):
+        bpy.ops.ex4d.next_take()
+        shown += [strip.name for strip in takes(addon, shot) if not strip.mute]
+        assert places(addon)[shown[-1]][0] == 1
+    names = ["Tiny preview", "Tiny preview.001", "Tiny preview.002"]
+    assert shown == names * 2
+
+
+@pytest.mark.parametrize("part", ["", " color", " mask"])
+def test_sequencer_means_the_take_of_the_active_strip(addon, shot, sequencer, part):
+    import bpy
+    from test_registration import Layout
+
+    editor = bpy.context.scene.sequence_editor
+    collection = addon("compat").strips_of(editor)
+    panel = addon("panel_takes").EX4D_PT_take_strip
+    for suffix in ("", ".001"):
+        editor.active_strip = collection[f"Tiny preview{part}{suffix}"]
+        with sequencer():
+            chosen = addon("ops_takes").chosen_take(bpy.context)
+            assert chosen.name == f"Tiny preview{suffix}"
+            assert panel.poll(bpy.context)
+            layout = Layout()
+            panel.draw(types.SimpleNamespace(layout=layout), bpy.context)
+            assert f"Tiny preview{suffix}" in layout.words
+            assert "ex4d.generate_again" in layout.words
+    bpy.context.scene.ex4d_generate.seed = 99
+    with sequencer():
+        assert bpy.ops.ex4d.use_take_settings() == {"FINISHED"}
+    assert bpy.context.scene.ex4d_generate.seed == 7
 
 
 def test_settings_of_a_take_come_back(addon, shot):
@@ -134,6 +264,62 @@ def test_take_becomes_the_cameras_background_once(addon, shot):
     assert camera.show_background_images
 
 
+def test_trimmed_take_behind_the_camera_shows_each_frame_where_it_belongs(addon, shot):
+    import bpy
+
+    (strip, _) = takes(addon, shot)
+    if hasattr(strip, "left_handle"):
+        strip.left_handle, strip.right_handle = 13, 15
+    else:
+        strip.frame_final_start, strip.frame_final_end = 13, 15
+    assert addon("compat").strip_range(strip) == (13, 15)
+    assert bpy.ops.ex4d.take_background(strip=strip.name) == {"FINISHED"}
+    (slot,) = shot.ex4d_shot.camera.data.background_images
+    # Frame 13 is the take's third.
+    assert (slot.image_user.frame_start, slot.image_user.frame_duration) == (11, 5)
+    assert slot.image.filepath.endswith("0001.png")
+
+
+def test_thumbnail_is_the_last_frame_and_goes_with_the_file(addon, shot, tmp_path):
+    import bpy
+
+    thumbnails = addon("thumbnails")
+    (first, second) = takes(addon, shot)
+    # Without windows there are no icons; the picture is there.
+    assert thumbnails.icon_of(first) == thumbnails.icon_of(first) >= 0
+    thumbnails.icon_of(second)
+    assert sorted(thumbnails._pictures) == [
+        str(tmp_path / name / "frames" / "0005.png") for name in ("one", "two")
+    ]
+    for picture in thumbnails._pictures.values():
+        assert tuple(picture.image_size) == (32, 24)
+    bpy.ops.wm.read_homefile(use_empty=True)
+    assert len(thumbnails._pictures) == 0
+    registration = addon("registration")
+    registration.unregister()
+    assert thumbnails._pictures is None
+    registration.register()
+
+
+def test_frames_of_a_take_open_without_the_extension(addon, shot, tmp_path):
+    """Plain pictures in order, and what made them as text."""
+    import json
+
+    import bpy
+
+    folder = tmp_path / "one"
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "color",
+        "frames",
+        "mask",
+        "take.json",
+    ]
+    for path in sorted((folder / "frames").iterdir()):
+        image = bpy.data.images.load(str(path))
+        assert tuple(image.size) == (32, 24)
+    assert json.loads((folder / "take.json").read_text())["settings"]["seed"] == 7
+
+
 def test_delete_removes_the_take_and_leaves_what_is_not_its_own(addon, shot, tmp_path):
     import bpy
 
@@ -159,7 +345,7 @@ def test_panel_lists_takes(addon, shot):
     import bpy
     from test_registration import Layout
 
-    panel = addon("ops_takes").EX4D_PT_takes
+    panel = addon("panel_takes").EX4D_PT_takes
     assert panel.poll(bpy.context)
     layout = Layout()
     panel.draw(types.SimpleNamespace(layout=layout), bpy.context)

@@ -179,7 +179,7 @@ def make_preview(job_id: str, seq: int) -> tuple[JobPreview, memoryview]:
 
 def test_previews_wait_behind_events_and_only_the_newest_of_each_job_does() -> None:
     wire: Any = FakeWire()
-    session = Session(b"peer", "anna", "key", Limits(), wire, knows_previews=True)
+    session = Session(b"peer", "anna", "key", Limits(), wire, minor=PREVIEW_MINOR)
     for seq in range(0, 100, 2):
         for job_id in ("a", "b", "c"):
             session.post_preview(*make_preview(job_id, seq))

@@ -17,7 +17,7 @@ class FullWire:
 
 def test_watch_ends_with_its_job() -> None:
     sessions = Sessions(lambda session: None)
-    session = Session(b"1", "anna", "", Limits(), FullWire(), knows_previews=False)  # pyright: ignore
+    session = Session(b"1", "anna", "", Limits(), FullWire(), minor=0)  # pyright: ignore
     sessions.add(session)
     running = next(
         message

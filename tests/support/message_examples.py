@@ -45,6 +45,8 @@ from ex4d.protocol.messages import (
     ReconstructJob,
     RenderJob,
     ServerMessage,
+    TakeTime,
+    TakeTimes,
     Welcome,
 )
 
@@ -174,6 +176,9 @@ SERVER_EXAMPLES: dict[str, ServerMessage] = {
                 for_research_only=True,
             ),
         ),
+    ),
+    "take_times": TakeTimes(
+        times=(TakeTime(kind="ex4d exact", work=642252800, time_s=1500.5),),
     ),
     "paired": Paired(in_reply_to=ID, user="anna"),
     "error": Error(in_reply_to=ID, code="not_found", message="expected a job, found none"),

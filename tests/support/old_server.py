@@ -1,4 +1,4 @@
-"""`ex4d` as it was with protocol 1.0: it neither sends nor understands what 1.1 added.
+"""`ex4d` as it was with protocol 1.0: it neither sends nor understands what came later.
 
 python old_server.py serve ...
 """
@@ -8,10 +8,10 @@ import sys
 from ex4d.protocol import codec, messages
 
 messages.PROTOCOL_MINOR = 0
-#: No client reaches it: nobody is sent a preview.
-messages.PREVIEW_MINOR = sys.maxsize
+#: No client reaches them: nobody is sent what they brought.
+messages.PREVIEW_MINOR = messages.ESTIMATORS_MINOR = messages.TAKE_TIMES_MINOR = sys.maxsize
 del codec._CLIENT_KINDS["job_preview_taken"]
-del codec._SERVER_KINDS["job_preview"]
+del codec._SERVER_KINDS["job_preview"], codec._SERVER_KINDS["take_times"]
 
 if __name__ == "__main__":
     from ex4d.cli import main
