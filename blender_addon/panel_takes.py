@@ -119,7 +119,8 @@ def _draw_take(layout: bpy.types.UILayout, take: bpy.types.Strip | None) -> None
     column.operator("ex4d.next_take", icon="FILE_REFRESH")
     column.operator("ex4d.use_take_settings", icon="COPYDOWN")
     column.operator("ex4d.generate_again", icon="RENDER_ANIMATION")
-    column.operator("ex4d.take_background", icon="CAMERA_DATA")
+    # The operator's own name is too long beside the picture.
+    column.operator("ex4d.take_background", text="Camera Background", icon="CAMERA_DATA")
     column.operator("ex4d.delete_take", icon="TRASH")
 
 
