@@ -5,7 +5,7 @@ import bpy
 import numpy as np
 from mathutils import Matrix
 
-from . import axes, shots
+from . import axes, camera_binding, shots
 from ._vendor.errors import InputError
 from ._vendor.protocol.documents import CameraPose, TrajectoryDocument
 
@@ -23,7 +23,7 @@ def sample_trajectory(
     width_px: int | None = None,
     height_px: int | None = None,
 ) -> TrajectoryDocument:
-    """Sample a camera at each frame as Blender evaluates it: animation, constraints, parents.
+    """Sample the camera at each frame as Blender evaluates it: animation, constraints, parents.
 
     The picture is framed as Blender would frame it at a resolution of `width_px` x `height_px`
     with the pixel aspect of the scene. Before the clip's first frame and after its last one, the
@@ -32,7 +32,8 @@ def sample_trajectory(
     Args:
         context: Its scene is stepped through the frames and put back.
         shot: The shot's object; may be placed, turned and scaled evenly.
-        camera: The shot's camera where absent.
+        camera: Where absent, the one of each frame: `camera_binding.camera_at`. Past the range of
+            the take, where another shot's may follow, the last one stays.
         frame_start: First frame; `shots.take_frames` where absent.
         frame_end: Last frame; both must be given to replace it.
         width_px: Of the output; the clip's size where it or the height is absent.
@@ -43,26 +44,23 @@ def sample_trajectory(
             `range_empty`.
     """
     properties = shot.ex4d_shot
-    camera = camera or properties.camera
     scene = context.scene
     # A view layer learns of new objects when it is next evaluated.
     context.view_layer.update()
-    if camera is None or context.view_layer.objects.get(camera.name) != camera:
-        message = (
-            f"expected a camera for {shot.name} in the view layer, found none; choose one in the "
-            "panel"
-        )
-        raise InputError("camera_missing", message)
     if width_px is None or height_px is None:
         width_px, height_px = int(properties.width_px), int(properties.height_px)
     if frame_start is None or frame_end is None:
         frame_start, frame_end = shots.take_frames(context, shot)
+    if camera is None:
+        cameras = _cameras_by_frame(context, shot, frame_start, frame_end)
+    else:
+        cameras = [_checked(context, shot, camera)] * (frame_end - frame_start + 1)
     poses: list[CameraPose] = []
     shown, shown_subframe = scene.frame_current, scene.frame_subframe
     try:
-        for frame in range(frame_start, frame_end + 1):
+        for frame, seen_through in enumerate(cameras, frame_start):
             scene.frame_set(frame)
-            poses.append(evaluated_pose(context, shot, camera, width_px, height_px))
+            poses.append(evaluated_pose(context, shot, seen_through, width_px, height_px))
     finally:
         scene.frame_set(shown, subframe=shown_subframe)
     return TrajectoryDocument(width_px=width_px, height_px=height_px, poses=tuple(poses))
@@ -100,6 +98,34 @@ def evaluated_pose(
         cy_px=cy_px,
         source_time=min(max(source_time, 0), clip.frame_count - 1),
     )
+
+
+def _cameras_by_frame(
+    context: bpy.types.Context, shot: bpy.types.Object, frame_start: int, frame_end: int
+) -> list[bpy.types.Object]:
+    found: list[bpy.types.Object] = []
+    for stretch in camera_binding.stretches(context.scene, shot, frame_start, frame_end):
+        camera = stretch.camera
+        if found and camera_binding.is_of_another_shot(camera, shot):
+            camera = found[-1]
+        found += [_checked(context, shot, camera)] * (stretch.last - stretch.first + 1)
+    return found
+
+
+def _checked(
+    context: bpy.types.Context, shot: bpy.types.Object, camera: bpy.types.Object | None
+) -> bpy.types.Object:
+    if camera is None or context.view_layer.objects.get(camera.name) != camera:
+        found = "none" if camera is None else f"{camera.name} outside it"
+        message = (
+            f"expected a camera for {shot.name} in the view layer, found {found}; choose one in "
+            "the panel, or bind one to the markers"
+        )
+        raise InputError("camera_missing", message)
+    if camera.type != "CAMERA":
+        message = f"expected a camera, found {camera.name} bound by a marker; bind a camera"
+        raise InputError("camera_type", message)
+    return camera
 
 
 def intrinsics_px(

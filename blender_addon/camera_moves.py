@@ -2,6 +2,7 @@
 """Camera moves as F-curves: few keys that an artist can edit, close to the exact path."""
 
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import bpy
@@ -9,7 +10,7 @@ import numpy as np
 from mathutils import Matrix
 from numpy.typing import NDArray
 
-from . import axes, compat
+from . import axes, camera_binding, compat
 from ._vendor import moves
 from ._vendor.errors import Ex4dError, InputError
 from ._vendor.protocol.documents import MAX_FRAMES
@@ -20,6 +21,45 @@ from .shots import NeedsShot, active_shot
 TOLERANCE = 5e-4
 #: As Blender's menus have them: identifier, label, description.
 MOVE_ITEMS = tuple((name, move.label, move.description) for name, move in moves.MOVES.items())
+
+
+@dataclass(frozen=True)
+class Ease:
+    """How the speed changes along a move, whose path stays the same."""
+
+    label: str
+    description: str
+    #: Share of the time -> share of the way, both from 0 to 1. Cubics at most, so that where the
+    #: path allows it two keys hold them exactly.
+    share_of_way: Callable[[float], float]
+    #: Whether the camera stands still where the move begins, and where it ends.
+    starts_at_rest: bool = False
+    ends_at_rest: bool = False
+
+
+EASES = {
+    "NONE": Ease("None", "At the same speed from the first frame to the last", lambda time: time),
+    "EASE_IN": Ease(
+        "Ease In",
+        "Starts from rest and gathers speed to the end",
+        lambda time: time * time,
+        starts_at_rest=True,
+    ),
+    "EASE_OUT": Ease(
+        "Ease Out",
+        "Starts at full speed and slows down to rest",
+        lambda time: time * (2.0 - time),
+        ends_at_rest=True,
+    ),
+    "EASE_IN_OUT": Ease(
+        "Ease In and Out",
+        "Starts from rest and comes to rest",
+        lambda time: time * time * (3.0 - 2.0 * time),
+        starts_at_rest=True,
+        ends_at_rest=True,
+    ),
+}
+_EASE_ITEMS = tuple((name, ease.label, ease.description) for name, ease in EASES.items())
 
 
 @dataclass(frozen=True)
@@ -43,78 +83,99 @@ def write_move(
     frame_start: int,
     frame_count: int,
     strength: float = 1.0,
+    ease: str = "NONE",
+    camera: bpy.types.Object | None = None,
 ) -> int:
-    """Key the shot's camera along a move; keys before and after it stay.
+    """Key a camera of the shot along a move; keys before and after it stay.
 
     Args:
-        shot: The shot's object; its camera must hang from it directly.
+        shot: The shot's object; the camera must hang from it directly.
         name: A key of `moves.MOVES`.
         frame_start: Frame of the move's first pose, the source camera's.
         frame_count: Frames of the move, both ends included.
         strength: How far the move goes against its default; the reference's moves know only 1.
+        ease: A key of `EASES`.
+        camera: The shot's own where absent.
 
     Returns:
         Number of keys of the camera's place and rotation.
 
     Raises:
-        InputError: `camera_missing`, `camera_elsewhere`, `camera_driven`, `move_unknown` or
-            `move_amount`.
+        InputError: `move_unknown`, `move_amount`, or of `checked_camera`.
     """
     properties = shot.ex4d_shot
-    camera, source = properties.camera, properties.source_camera
-    check_camera(shot, camera, source)
+    keyed, source = checked_camera(shot, camera or properties.camera), properties.source_camera
     amount = moves.find(name).default_amount * strength
+    pace, last = EASES[ease], frame_count - 1
+    # The pace changes, not the path: an eased orbit stays on its circle.
+    places = [last * pace.share_of_way(index / max(last, 1)) for index in range(frame_count)]
+    right, up = properties.pivot_offset
     poses = [
-        moves.pose(name, index, frame_count, properties.radius, amount)
-        for index in range(frame_count)
+        moves.pose(name, place, frame_count, properties.radius, amount, pivot_offset=(right, -up))
+        for place in places
     ]
     # The rest pose may have been moved away by hand: the move is relative to the source camera.
-    parent_inverse = camera.matrix_parent_inverse.inverted()
+    parent_inverse = keyed.matrix_parent_inverse.inverted()
     path = [parent_inverse @ axes.camera_in_shot(_cam_to_world(pose)) for pose in poses]
     lenses_mm = [source.data.lens * pose.focal_scale for pose in poses]
-    return write_path(shot, path, frame_start, lenses_mm)
+    return write_path(
+        keyed,
+        path,
+        frame_start,
+        lenses_mm,
+        radius=properties.radius,
+        rests=(pace.starts_at_rest, pace.ends_at_rest),
+    )
 
 
 def write_path(
-    shot: bpy.types.Object, path: list[Matrix], frame_start: int, lenses_mm: list[float]
+    camera: bpy.types.Object,
+    path: list[Matrix],
+    frame_start: int,
+    lenses_mm: list[float],
+    *,
+    radius: float,
+    rests: tuple[bool, bool] = (False, False),
 ) -> int:
-    """Key the shot's camera along a path, its lens only where that changes.
+    """Key a camera along a path, its lens only where that changes.
 
     Args:
-        shot: The shot's object.
+        camera: The camera.
         path: The camera's own transform, 4x4, at each of consecutive frames.
         frame_start: Frame of the first.
         lenses_mm: Focal length at each.
+        radius: Distance of the pivot in the camera's units, which scales the tolerance.
+        rests: Whether nothing moves at the first frame, and at the last.
 
     Returns:
         Number of keys of the camera's place and rotation.
     """
-    camera = shot.ex4d_shot.camera
-    key_count = _write_channels(
-        _transform_channels(camera, path, shot.ex4d_shot.radius), frame_start
-    )
+    channels = _transform_channels(camera, path, radius)
+    key_count = _write_channels(channels, frame_start, rests)
     if np.ptp(lenses_mm) > 0:
         values = np.array(lenses_mm)[:, None]
         tolerance = np.array([TOLERANCE * lenses_mm[0]])
-        _write_channels(Channels(camera.data, (("lens", 0),), values, tolerance), frame_start)
+        lens = Channels(camera.data, (("lens", 0),), values, tolerance)
+        _write_channels(lens, frame_start, rests)
     return key_count
 
 
-def check_camera(
-    shot: bpy.types.Object, camera: bpy.types.Object | None, source: bpy.types.Object | None
-) -> None:
-    """Refuse a camera that cannot be keyed relative to its shot.
+def checked_camera(shot: bpy.types.Object, camera: bpy.types.Object | None) -> bpy.types.Object:
+    """The same camera, if it can be keyed relative to its shot.
 
     Raises:
-        InputError: `camera_missing`, `camera_elsewhere` or `camera_driven`.
+        InputError: `camera_missing`, `camera_type`, `camera_elsewhere` or `camera_driven`.
     """
-    if camera is None or source is None:
+    if camera is None or shot.ex4d_shot.source_camera is None:
         message = f"expected {shot.name} to have its cameras, found one deleted; import it again"
         raise InputError("camera_missing", message)
+    if camera.type != "CAMERA":
+        message = f"expected a camera, found {camera.name} bound by a marker; bind a camera"
+        raise InputError("camera_type", message)
     if camera.parent != shot or camera.parent_type != "OBJECT":
         message = (
             f"expected {camera.name} to be a child of {shot.name}, whose place the move is "
-            "relative to; parent it to the shot or choose the shot's own camera"
+            "relative to; parent it to the shot, or have panel and markers choose the shot's own"
         )
         raise InputError("camera_elsewhere", message)
     for owner, paths in ((camera, ("location", "rotation")), (camera.data, ("lens",))):
@@ -126,6 +187,7 @@ def check_camera(
                         f"{driver.data_path}; remove it"
                     )
                     raise InputError("camera_driven", message)
+    return camera
 
 
 def _cam_to_world(pose: moves.Pose) -> Matrix:
@@ -165,9 +227,11 @@ def _transform_channels(camera: bpy.types.Object, path: list[Matrix], radius: fl
     return Channels(camera, (*locations, *rotations), values, tolerances)
 
 
-def _write_channels(channels: Channels, frame_start: int) -> int:
+def _write_channels(channels: Channels, frame_start: int, rests: tuple[bool, bool]) -> int:
     """Key all channels of an owner at the same frames; returns how many."""
     slopes = _slopes(channels.values)
+    # Where a camera stands still, the change over the next frames would say otherwise.
+    slopes[[place for place, rest in zip((0, -1), rests, strict=True) if rest]] = 0.0
     keys = choose_keys(channels.values, slopes, channels.tolerances)
     frame_end = frame_start + len(channels.values) - 1
     for column, (data_path, index) in enumerate(channels.properties):
@@ -267,7 +331,7 @@ class EX4D_OT_add_move(NeedsShot, bpy.types.Operator):
 
     bl_idname = "ex4d.add_move"
     bl_label = "Add Camera Move"
-    bl_options = {"REGISTER", "UNDO"}
+    bl_options = {"REGISTER", "UNDO", "PRESET"}
 
     move: bpy.props.EnumProperty(
         name="Move", description="Where the camera goes", items=MOVE_ITEMS, default="orbit_right"
@@ -294,6 +358,9 @@ class EX4D_OT_add_move(NeedsShot, bpy.types.Operator):
         min=0,
         max=MAX_FRAMES,
     )
+    ease: bpy.props.EnumProperty(  # type: ignore[valid-type]
+        name="Ease", description="How the move begins and ends", items=_EASE_ITEMS
+    )
 
     def execute(self, context: bpy.types.Context) -> set[str]:
         """Write the keys and show the current frame again."""
@@ -317,6 +384,8 @@ class EX4D_OT_add_move(NeedsShot, bpy.types.Operator):
                 frame_start=frame_start,
                 frame_count=frame_count,
                 strength=self.strength,
+                ease=self.ease,
+                camera=camera_binding.camera_at(scene, shot, frame_start),
             )
         except Ex4dError as error:
             self.report({"ERROR"}, error.message)

@@ -13,7 +13,7 @@ import bpy
 import numpy as np
 from numpy.typing import NDArray
 
-from . import camera, camera_pictures, coverage, material
+from . import camera, camera_binding, camera_pictures, coverage, material
 from ._vendor.errors import Ex4dError, InputError
 from ._vendor.protocol.documents import CameraPose
 from .imports import in_scene
@@ -180,14 +180,19 @@ def _wanted_view() -> View | None:
 
 
 def _view(context: bpy.types.Context) -> View | None:
-    shot = active_shot(context)
-    viewer = None if shot is None else shot.ex4d_shot.camera
-    if shot is None or viewer is None or context.view_layer.objects.get(viewer.name) != viewer:
+    shot, scene = active_shot(context), context.scene
+    if shot is None:
         return None
-    clip, render = shot.ex4d_shot, context.scene.render
-    size_px = context.scene.ex4d_generate.size_px(clip.width_px, clip.height_px)
+    viewer = camera_binding.camera_at(scene, shot, scene.frame_current)
+    if viewer is None or context.view_layer.objects.get(viewer.name) != viewer:
+        return None
+    if viewer.type != "CAMERA":
+        # A marker may bind anything.
+        return None
+    clip, render = shot.ex4d_shot, scene.render
+    size_px = scene.ex4d_generate.size_px(clip.width_px, clip.height_px)
     return View(
-        scene_uid=context.scene.session_uid,
+        scene_uid=scene.session_uid,
         shot_name=shot.name,
         camera_name=viewer.name,
         mesh=coverage.mesh_of(shot),

@@ -32,7 +32,9 @@ def write_result(scene: bpy.types.Scene, shot: bpy.types.Object, found: coverage
     curve.update()
     markers = scene.timeline_markers
     for marker in [marker for marker in markers if marker.name.startswith(MARKER)]:
-        markers.remove(marker)
+        # One to which the artist bound a camera is theirs by now.
+        if marker.camera is None:
+            markers.remove(marker)
     for index in worst_indices(found.unseen):
         name = f"{MARKER}{found.unseen[index]:.0%} unseen"
         markers.new(name, frame=found.frame_start + index)

@@ -13,7 +13,7 @@ from pathlib import Path
 import bpy
 import msgspec
 
-from . import compat
+from . import camera_binding, compat
 from ._vendor.errors import InputError
 from ._vendor.protocol.documents import PinholeIntrinsics
 from .scene_files import CACHE_FOLDER, DOCUMENT_NAME, SceneFiles
@@ -38,14 +38,17 @@ def zoom_of(shot: bpy.types.PropertyGroup) -> float:
 
 
 def apply(shot: bpy.types.PropertyGroup) -> None:
-    """Bring mesh and cameras to the field of view that the shot's properties ask for."""
+    """Bring mesh, pivot and cameras to the field of view that the shot's properties ask for."""
     zoom = zoom_of(shot)
     for mesh_object in (shot.mesh, shot.proxy, shot.surround):
         if mesh_object is not None:
             mesh_object.scale = (1 / zoom, 1.0, 1 / zoom)
     change = zoom / shot.applied_zoom
     shot.applied_zoom = zoom
-    lenses = {camera.data for camera in (shot.source_camera, shot.camera) if camera is not None}
+    # The pivot stays on what it was set on.
+    shot.pivot_offset = [value / change for value in shot.pivot_offset]
+    cameras = (*camera_binding.hanging_cameras(shot.id_data), shot.source_camera, shot.camera)
+    lenses = {camera.data for camera in cameras if camera is not None}
     for lens in lenses:
         lens.lens *= change
         for curve in compat.fcurves_of(lens):

@@ -13,7 +13,7 @@ import bpy
 import numpy as np
 from mathutils import Euler, Matrix, Quaternion, Vector
 
-from . import camera_moves, compat
+from . import camera_binding, camera_moves, compat
 from ._vendor.errors import Ex4dError, InputError
 from .shots import NeedsShot, active_shot, take_frames
 
@@ -31,10 +31,11 @@ class CameraState:
     lens_mm: float
 
 
-def is_plain(shot: bpy.types.Object) -> bool:
-    """Whether the camera's F-curves alone say where it is: no constraints, drivers or rigs."""
-    camera = shot.ex4d_shot.camera
-    if camera is None or camera.parent != shot or camera.parent_type != "OBJECT":
+def is_plain(shot: bpy.types.Object, camera: bpy.types.Object | None) -> bool:
+    """Whether a camera's F-curves alone say where it is: no constraints, drivers or rigs."""
+    if camera is None or camera.type != "CAMERA":
+        return False
+    if camera.parent != shot or camera.parent_type != "OBJECT":
         return False
     if any(not constraint.mute for constraint in camera.constraints):
         return False
@@ -95,24 +96,27 @@ def offset_px(shot: bpy.types.Object, state: CameraState) -> float:
 
 def starts_elsewhere(context: bpy.types.Context, shot: bpy.types.Object) -> bool:
     """Whether the take's first frame is known not to be the source's own view."""
-    clip = shot.ex4d_shot
-    if clip.source_camera is None or not is_plain(shot):
-        return False
     try:
         first, _ = take_frames(context, shot)
     except InputError:
         return False
-    return offset_px(shot, state_at(clip.camera, first)) > SAME_VIEW_PX
+    camera = camera_binding.camera_at(context.scene, shot, first)
+    if shot.ex4d_shot.source_camera is None or not is_plain(shot, camera):
+        return False
+    return offset_px(shot, state_at(camera, first)) > SAME_VIEW_PX
 
 
-def write_lead_in(shot: bpy.types.Object, frame_start: int, frame_count: int) -> int:
-    """Key the camera from the source camera into its own path.
+def write_lead_in(
+    shot: bpy.types.Object, camera: bpy.types.Object, frame_start: int, frame_count: int
+) -> int:
+    """Key a camera from the source camera into its own path.
 
     Keys from `frame_start` on are set anew, since a key amid a curve would bend what follows it;
     the path after the lead-in stays what it was within `camera_moves.TOLERANCE`.
 
     Args:
-        shot: Its camera must hang from it directly.
+        shot: The camera's shot.
+        camera: As of `camera_moves.checked_camera`.
         frame_start: Frame of the source's view.
         frame_count: Frames until the path is met.
 
@@ -120,18 +124,16 @@ def write_lead_in(shot: bpy.types.Object, frame_start: int, frame_count: int) ->
         Number of keys of the camera's place and rotation.
 
     Raises:
-        InputError: `camera_missing`, `camera_elsewhere`, `camera_driven` or `camera_constrained`.
+        InputError: `camera_constrained`.
     """
     clip = shot.ex4d_shot
-    camera, source = clip.camera, clip.source_camera
-    camera_moves.check_camera(shot, camera, source)
-    if not is_plain(shot):
+    if not is_plain(shot, camera):
         message = (
             f"expected {camera.name} to be moved by its own keys, found constraints, drivers or "
             "NLA tracks; bake its action first (Object > Animation > Bake Action)"
         )
         raise InputError("camera_constrained", message)
-    origin = state_at(source, clip.frame_start)
+    origin = state_at(clip.source_camera, clip.frame_start)
     path: list[Matrix] = []
     lenses_mm: list[float] = []
     frames = range(frame_start, max(frame_start + frame_count, _last_key(camera)) + 1)
@@ -149,7 +151,9 @@ def write_lead_in(shot: bpy.types.Object, frame_start: int, frame_count: int) ->
         )
         path.append(camera.matrix_parent_inverse.inverted() @ pose)
         lenses_mm.append(origin.lens_mm + (state.lens_mm - origin.lens_mm) * share)
-    return camera_moves.write_path(shot, path, frame_start, lenses_mm)
+    return camera_moves.write_path(
+        camera, path, frame_start, lenses_mm, radius=clip.radius, rests=(True, False)
+    )
 
 
 def _last_key(camera: bpy.types.Object) -> int:
@@ -209,7 +213,9 @@ class EX4D_OT_add_lead_in(NeedsShot, bpy.types.Operator):
                     "range"
                 )
                 raise InputError("lead_in_short", message)
-            key_count = write_lead_in(shot, first, count)
+            camera = camera_binding.camera_at(context.scene, shot, first)
+            keyed = camera_moves.checked_camera(shot, camera)
+            key_count = write_lead_in(shot, keyed, first, count)
         except Ex4dError as error:
             self.report({"ERROR"}, error.message)
             return {"CANCELLED"}

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import bpy
 import numpy as np
 
-from . import compat, coverage, coverage_result, lead_in, ops_jobs, runtime
+from . import camera_binding, compat, coverage, coverage_result, lead_in, ops_jobs, runtime
 from ._vendor.errors import InputError
 from .coverage_result import MOSTLY
 from .ops_connection import StartOperator
@@ -19,12 +19,31 @@ from .wording import draw_text
 TRAINED_ANGLE_RAD = math.pi / 2
 #: What sets one noise modifier apart from another.
 _NOISE = ("strength", "scale", "phase", "offset")
+#: What a camera's picture depends on beside its place and its lens.
+_VIEW = ("type", "shift_x", "shift_y", "sensor_fit", "sensor_width", "sensor_height")
 
 
 def path_signature(context: bpy.types.Context, shot: bpy.types.Object) -> str:
-    """Changes with the camera's keys, place, lens, range or size; cheap enough for drawing."""
-    camera, scene = shot.ex4d_shot.camera, context.scene
+    """Changes with the cameras' keys, place, lens, range or size; cheap enough for drawing."""
+    scene = context.scene
+    stretches = camera_binding.stretches(scene, shot, scene.frame_start, scene.frame_end)
     digest = hashlib.blake2b(digest_size=16)
+    for stretch in stretches:
+        digest.update(repr(stretch[:2]).encode())
+        if stretch.camera is not None:
+            _add_camera(digest, stretch.camera)
+    chosen, clip, render = scene.ex4d_generate, shot.ex4d_shot, scene.render
+    size = (chosen.engine, chosen.size, chosen.width_px, chosen.height_px, chosen.length)
+    frames = (scene.frame_start, scene.frame_end, clip.frame_start, clip.frame_count)
+    view = (
+        *(render.resolution_x, render.resolution_y, render.resolution_percentage),
+        *(render.pixel_aspect_x, render.pixel_aspect_y, clip.field_of_view),
+    )
+    digest.update(repr((view, size, frames, clip.folder)).encode())
+    return digest.hexdigest()
+
+
+def _add_camera(digest: "hashlib.blake2b", camera: bpy.types.Object) -> None:
     animated = set()
     for owner in (camera, camera.data):
         for curve in compat.fcurves_of(owner):
@@ -44,62 +63,45 @@ def path_signature(context: bpy.types.Context, shot: bpy.types.Object) -> str:
         for index, value in enumerate(getattr(camera, name))
         if (name, index) not in animated
     ]
-    chosen, clip = scene.ex4d_generate, shot.ex4d_shot
-    size = (chosen.engine, chosen.size, chosen.width_px, chosen.height_px, chosen.length)
-    frames = (scene.frame_start, scene.frame_end, clip.frame_start, clip.frame_count)
-    lens = None if ("lens", 0) in animated else camera.data.lens
-    data, render = camera.data, scene.render
-    view = (
-        *(lens, clip.field_of_view, data.shift_x, data.shift_y, data.sensor_fit),
-        *(data.sensor_width, data.sensor_height, camera.rotation_mode),
-        *(render.resolution_x, render.resolution_y, render.resolution_percentage),
-        *(render.pixel_aspect_x, render.pixel_aspect_y),
-    )
-    digest.update(repr((camera.name, fixed, view, size, frames, clip.folder)).encode())
-    return digest.hexdigest()
+    data = camera.data
+    lens = None if ("lens", 0) in animated else getattr(data, "lens", None)
+    view = [getattr(data, name, None) for name in _VIEW]
+    digest.update(repr((camera.name, camera.rotation_mode, fixed, lens, view)).encode())
 
 
-def path_angle_rad(context: bpy.types.Context, shot: bpy.types.Object) -> float:
-    """The largest angle between the camera's view and the source's, from a few frames' keys.
-
-    Raises:
-        InputError: `range_empty`.
-    """
+def path_angle_rad(shot: bpy.types.Object, stretches: list[camera_binding.Stretch]) -> float:
+    """The largest angle between the cameras' views and the source's, from a few frames' keys."""
     clip = shot.ex4d_shot
-    first, last = take_frames(context, shot)
     source = lead_in.state_at(clip.source_camera, clip.frame_start).matrix.to_quaternion()
     angles = []
-    for frame in np.linspace(first, last, 13):
-        rotation = lead_in.state_at(clip.camera, float(frame)).matrix.to_quaternion()
-        forward = (source.inverted() @ rotation).to_matrix()[2][2]
-        angles.append(math.acos(min(1.0, max(-1.0, forward))))
+    for stretch in stretches:
+        for frame in np.linspace(stretch.first, stretch.last, 13):
+            rotation = lead_in.state_at(stretch.camera, float(frame)).matrix.to_quaternion()
+            forward = (source.inverted() @ rotation).to_matrix()[2][2]
+            angles.append(math.acos(min(1.0, max(-1.0, forward))))
     return max(angles)
 
 
 def warnings(context: bpy.types.Context, shot: bpy.types.Object) -> list[str]:
     """What speaks against this camera path, as far as it is known: fast, reads no file."""
     found = []
-    clip, scene = shot.ex4d_shot, context.scene
-    if clip.camera is None or clip.source_camera is None:
-        return ["The shot's camera was deleted; choose one"]
     try:
-        _, last = take_frames(context, shot)
+        first, last = take_frames(context, shot)
     except InputError:
         return []
-    if lead_in.is_plain(shot):
-        angle_rad = path_angle_rad(context, shot)
+    stretches = camera_binding.stretches(context.scene, shot, first, last)
+    cameras = [stretch.camera for stretch in stretches]
+    if None in (*cameras, shot.ex4d_shot.source_camera):
+        return ["The shot's camera was deleted; choose one"]
+    if all(lead_in.is_plain(shot, camera) for camera in cameras):
+        angle_rad = path_angle_rad(shot, stretches)
         if angle_rad > TRAINED_ANGLE_RAD + 1e-3:
             found.append(f"Turns {math.degrees(angle_rad):.0f} degrees; trained for up to 90")
-    others = {
-        marker.camera.name
-        for marker in scene.timeline_markers
-        if marker.camera not in (None, clip.camera) and marker.frame <= last
-    }
-    if others:
-        found.append(
-            f"Markers switch to {', '.join(sorted(others))}; a take has no cuts and is made with "
-            f"{clip.camera.name} alone"
-        )
+    found += [
+        f"A marker cuts to {camera.name} at {start}: a take is one picture that goes on"
+        for start, _, camera in stretches[1:]
+        if camera is not None
+    ]
     result = current_result(context, shot)
     if result is not None:
         if result.behind:
@@ -122,9 +124,13 @@ def current_result(context: bpy.types.Context, shot: bpy.types.Object) -> covera
     check = None if current is None else current.coverage
     if check is None or check.result is None or check.shot_uid != shot.session_uid:
         return None
-    if shot.ex4d_shot.camera is None:
-        return None
     return check.result if check.result.signature == path_signature(context, shot) else None
+
+
+def _is_rigged(context: bpy.types.Context, shot: bpy.types.Object) -> bool:
+    scene = context.scene
+    stretches = camera_binding.stretches(scene, shot, scene.frame_start, scene.frame_end)
+    return not all(lead_in.is_plain(shot, stretch.camera) for stretch in stretches)
 
 
 class EX4D_OT_check_coverage(NeedsShot, StartOperator):
@@ -200,7 +206,7 @@ class EX4D_PT_coverage(bpy.types.Panel):
                 text=f"Unseen: {np.mean(found.unseen):.0%} on average, "
                 f"{max(found.unseen):.0%} at {found.worst_frame}"
             )
-            if not lead_in.is_plain(shot):
+            if _is_rigged(context, shot):
                 draw_text(layout, "The camera is rigged: check again when the rig has changed")
 
 

@@ -16,7 +16,7 @@ from ._vendor.protocol.messages import GenerateJob
 from .jobs import ENDED, Job, JobRecord, Stage, server_id
 from .ops_connection import OperatorBase, StartOperator, wait_until
 from .scene_files import DOCUMENT_NAME, SEQUENCES
-from .shots import has_shot, required_shot, take_frames
+from .shots import check_frame_step, has_shot, required_shot, take_frames
 
 #: A script that waits longer than this for a job would rather submit it and come back.
 JOB_TIMEOUT_S = 24 * 3600.0
@@ -130,12 +130,7 @@ def take_trajectory(context: bpy.types.Context, shot: bpy.types.Object) -> Traje
     Raises:
         InputError: `take_size`, `frame_step`, or if the camera cannot be sampled.
     """
-    if context.scene.frame_step != 1:
-        message = (
-            "expected a frame step of 1, since a take moves at the clip's rate, found "
-            f"{context.scene.frame_step}; set the scene's Step to 1"
-        )
-        raise InputError("frame_step", message)
+    check_frame_step(context.scene)
     chosen = context.scene.ex4d_generate
     width_px, height_px = chosen.size_px(shot.ex4d_shot.width_px, shot.ex4d_shot.height_px)
     first, last = take_frames(context, shot)

@@ -4,8 +4,9 @@
 from dataclasses import dataclass
 
 import bpy
+from mathutils import Vector
 
-from . import camera_moves, compat
+from . import camera_binding, camera_moves, compat, picking
 from ._vendor.errors import InputError
 from .ops_connection import OperatorBase
 from .shots import NeedsShot, active_shot, take_frames
@@ -35,12 +36,9 @@ SHAKES = {
 }
 _PRESETS = tuple((name, shake.label, shake.description) for name, shake in SHAKES.items())
 _ORIGINS = (
-    (
-        "CURSOR",
-        "3D Cursor",
-        "As far away as the 3D cursor; Shift + right click sets it on the mesh",
-    ),
-    ("OBJECT", "Active Object", "As far away as the active object's origin"),
+    ("CURSOR", "3D Cursor", "Where the 3D cursor is; Shift + right click sets it on the mesh"),
+    ("OBJECT", "Active Object", "Where the active object's origin is"),
+    ("POINT", "Point on the Mesh", "Where you click on the mesh in a 3D view"),
 )
 
 
@@ -54,34 +52,55 @@ class _OnShot(NeedsShot, OperatorBase):
         raise NotImplementedError
 
 
-class EX4D_OT_set_pivot(_OnShot):
-    """Measure how far ahead of the source camera the point lies that moves turn around"""
+class EX4D_OT_set_pivot(picking.PicksOnMesh, _OnShot):
+    """Choose the point that orbits turn around, and whose distance the other moves go by"""
 
     bl_idname = "ex4d.set_pivot"
-    bl_label = "Pivot from"
+    bl_label = "Set Pivot"
     bl_options = {"REGISTER", "UNDO"}
 
     origin: bpy.props.EnumProperty(  # type: ignore[valid-type]
-        name="From", description="What the pivot is as far away as", items=_ORIGINS
+        name="Pivot", description="Where the pivot is", items=_ORIGINS
+    )
+    point: bpy.props.FloatVectorProperty(  # type: ignore[valid-type]
+        name="Point",
+        description="In the world; counts for a point on the mesh alone",
+        subtype="XYZ",
+        options={"HIDDEN", "SKIP_SAVE"},
     )
 
+    def invoke(self, context: bpy.types.Context, _event: bpy.types.Event) -> set[str]:
+        """Wait for a click where a point of the mesh is wanted."""
+        if self.origin != "POINT":
+            return self.execute(context)
+        return self.begin_picking(context, "Pivot")
+
+    def picked(self, context: bpy.types.Context, point: Vector) -> set[str]:
+        """Take the point."""
+        self.end_picking(context)
+        self.point = point
+        return self.execute(context)
+
     def work(self, context: bpy.types.Context, shot: bpy.types.Object) -> None:
-        """Set the pivot's distance: along the view, since moves turn around its middle."""
-        if self.origin == "OBJECT":
-            if context.active_object is None:
-                message = "expected an active object, found none; click on one"
-                raise InputError("pivot_missing", message)
-            place = context.active_object.matrix_world.translation
-        else:
-            place = context.scene.cursor.location
+        """Keep the pivot relative to the source camera, from which moves begin."""
+        x, depth, z = shot.matrix_world.inverted() @ self._place(context)
         # The shot's y axis is the source camera's view.
-        distance = (shot.matrix_world.inverted() @ place).y
-        if distance <= 1e-6:
+        if depth <= 1e-6:
             message = (
                 "expected the pivot ahead of the source camera, found it beside or behind; move it"
             )
             raise InputError("pivot_behind", message)
-        shot.ex4d_shot.radius = distance
+        shot.ex4d_shot.radius, shot.ex4d_shot.pivot_offset = depth, (x, z)
+
+    def _place(self, context: bpy.types.Context) -> Vector:
+        if self.origin == "CURSOR":
+            return context.scene.cursor.location
+        if self.origin == "OBJECT" and context.active_object is not None:
+            return context.active_object.matrix_world.translation
+        if self.origin == "POINT" and self.properties.is_property_set("point"):
+            return Vector(self.point)
+        found = "an active object" if self.origin == "OBJECT" else "a point of the mesh"
+        raise InputError("pivot_missing", f"expected {found}, found none; click on one")
 
 
 class EX4D_OT_add_shake(_OnShot):
@@ -106,9 +125,9 @@ class EX4D_OT_add_shake(_OnShot):
     def work(self, context: bpy.types.Context, shot: bpy.types.Object) -> None:
         """Write the modifiers and show the current frame again."""
         clip, shake = shot.ex4d_shot, SHAKES[self.preset]
-        camera_moves.check_camera(shot, clip.camera, clip.source_camera)
-        camera = clip.camera
         first, _ = take_frames(context, shot)
+        bound = camera_binding.camera_at(context.scene, shot, first)
+        camera = camera_moves.checked_camera(shot, bound)
         if camera.rotation_mode == "QUATERNION":
             # Half the angle; w stays, since small turns do not need it.
             turns = [("rotation_quaternion", index, shake.turn_rad / 2) for index in (1, 2, 3)]

@@ -7,7 +7,7 @@ the takes fit below each other.
 
 import bpy
 
-from . import lead_in, ops_coverage, preferences, runtime, sending
+from . import camera_binding, lead_in, ops_coverage, preferences, runtime, sending
 from ._vendor import trained
 from ._vendor.errors import InputError
 from .connection import LinkState, Status
@@ -15,7 +15,7 @@ from .imports import SceneImport
 from .jobs import ENDED, Job, Stage, server_id
 from .local_server import ServerState
 from .panel_import import draw_video
-from .shots import active_shot, take_frames
+from .shots import active_shot, check_frame_step, take_frames
 from .wording import draw_text, job_text
 
 _STATE_ICONS = {
@@ -183,8 +183,9 @@ class EX4D_PT_camera(_Sidebar, bpy.types.Panel):
         column.use_property_decorate = False
         column.prop(shot.ex4d_shot, "camera")
         column.prop(shot.ex4d_shot, "radius")
+        column.prop(shot.ex4d_shot, "pivot_offset")
         layout.operator_menu_enum("ex4d.set_pivot", "origin", icon="PIVOT_CURSOR")
-        layout.operator_menu_enum("ex4d.add_move", "move", icon="CAMERA_DATA")
+        layout.menu("EX4D_MT_add_move", icon="CAMERA_DATA")
         layout.operator_menu_enum("ex4d.add_shake", "preset", icon="MOD_NOISE")
 
 
@@ -268,11 +269,12 @@ class EX4D_PT_model(_Sidebar, bpy.types.Panel):
 
 
 def take_text(context: bpy.types.Context, shot: bpy.types.Object) -> str:
-    """What will be made: frames and size.
+    """What will be made: frames, size, and through which cameras where markers switch them.
 
     Raises:
-        InputError: `range_empty` or `take_size`.
+        InputError: `range_empty`, `frame_step` or `take_size`.
     """
+    check_frame_step(context.scene)
     settings, clip = context.scene.ex4d_generate, shot.ex4d_shot
     first, last = take_frames(context, shot)
     wanted = last - first + 1
@@ -284,6 +286,10 @@ def take_text(context: bpy.types.Context, shot: bpy.types.Object) -> str:
             f"\nThe range has {wanted} frames; the model makes 4k + 1, at most "
             f"{trained.MAX_FRAMES}, at once"
         )
+    found = camera_binding.stretches(context.scene, shot, first, last)
+    if [stretch.camera for stretch in found] != [clip.camera]:
+        named = [f"{start} {camera.name}" for start, _, camera in found if camera is not None]
+        text += f"\nMarkers choose the camera: from {', from '.join(named)}"
     return text
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import bpy
 
-from . import runtime
+from . import pie_menu, runtime
 from ._vendor.client import Endpoint
 from ._vendor.errors import InputError
 from .connection import is_loopback
@@ -92,6 +92,7 @@ class EX4D_AP_preferences(bpy.types.AddonPreferences):
         row.label(text=f"Public key of this computer: {key}")
         row.operator("ex4d.copy_public_key", text="", icon="COPYDOWN")
         layout.operator("ex4d.open_folder", icon="FILE_FOLDER")
+        pie_menu.draw_button(layout)
 
     def _draw_servers(self, layout: bpy.types.UILayout) -> None:
         row = layout.row()

@@ -17,10 +17,12 @@ from . import (
     ops_takes,
     panel_takes,
     panels,
+    pie_menu,
     preferences,
     pump,
     relink,
     runtime,
+    saved_moves,
     scene_jobs,
     settings,
     shots,
@@ -38,6 +40,7 @@ MODULES: tuple[ModuleType, ...] = (
     camera_pictures,
     pump,
     camera_moves,
+    saved_moves,
     lead_in,
     ops_moves,
     ops_connection,
@@ -50,6 +53,7 @@ MODULES: tuple[ModuleType, ...] = (
     ops_takes,
     thumbnails,
     panel_takes,
+    pie_menu,
 )
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import bpy
 
-from . import field_of_view, material
+from . import camera_binding, field_of_view, material
 from ._vendor.errors import InputError
 
 
@@ -85,7 +85,7 @@ class EX4D_PG_shot(bpy.types.PropertyGroup):
     field_of_view: bpy.props.FloatProperty(  # type: ignore[valid-type]
         name="Field of View",
         description=(
-            "Angle along the long side of the video. Spreads the mesh and the lenses of both "
+            "Angle along the long side of the video. Spreads the mesh and the lenses of its "
             "cameras together, and the takes that follow; depth stays as it is"
         ),
         subtype="ANGLE",
@@ -103,6 +103,16 @@ class EX4D_PG_shot(bpy.types.PropertyGroup):
         ),
         min=1e-6,
         default=1.0,
+        options=set(),
+    )
+    pivot_offset: bpy.props.FloatVectorProperty(  # type: ignore[valid-type]
+        name="Pivot Offset",
+        description=(
+            "How far to the right and above the middle of the source camera's view the point lies "
+            "that orbits turn around; EX-4D's own moves turn around the middle"
+        ),
+        size=2,
+        subtype="XYZ",
         options=set(),
     )
     source_camera: bpy.props.PointerProperty(  # type: ignore[valid-type]
@@ -203,8 +213,12 @@ class NeedsShot:
 def take_frames(context: bpy.types.Context, shot: bpy.types.Object) -> tuple[int, int]:
     """First and last frame of a take: the part of the scene's range that the clip covers.
 
+    Where markers switch to a camera that hangs from another shot, the take ends or has not begun;
+    of several such parts it is the first.
+
     Raises:
-        InputError: `range_empty` if the scene's range lies outside the clip.
+        InputError: `range_empty` if the scene's range lies outside the clip, or if all of it is
+            seen through cameras of other shots.
     """
     scene, clip = context.scene, shot.ex4d_shot
     first = max(scene.frame_start, clip.frame_start)
@@ -215,7 +229,33 @@ def take_frames(context: bpy.types.Context, shot: bpy.types.Object) -> tuple[int
             f"{clip.frame_end}, found {scene.frame_start} to {scene.frame_end}; change the range"
         )
         raise InputError("range_empty", message)
-    return first, last
+    own: list[camera_binding.Stretch] = []
+    for stretch in camera_binding.stretches(scene, shot, first, last):
+        if not camera_binding.is_of_another_shot(stretch.camera, shot):
+            own.append(stretch)
+        elif own:
+            break
+    if not own:
+        message = (
+            f"expected a camera for {shot.name} between frames {first} and {last}, found markers "
+            "that bind cameras of other shots; bind one of its own"
+        )
+        raise InputError("range_empty", message)
+    return own[0].first, own[-1].last
+
+
+def check_frame_step(scene: bpy.types.Scene) -> None:
+    """Refuse to leave frames out, as renders may.
+
+    Raises:
+        InputError: `frame_step`.
+    """
+    if scene.frame_step != 1:
+        message = (
+            "expected a frame step of 1, since a take moves at the clip's rate, found "
+            f"{scene.frame_step}; set the scene's Step to 1"
+        )
+        raise InputError("frame_step", message)
 
 
 class EX4D_OT_match_scene(NeedsShot, bpy.types.Operator):

@@ -105,8 +105,6 @@ def build_dwmesh(
     rgb: NDArray[np.uint8],
     intrinsics: Intrinsics,
     rules: MeshRules,
-    *,
-    uncertain: NDArray[np.bool_] | None = None,
 ) -> DWMesh:
     """Make the DW-mesh of one frame.
 
@@ -115,7 +113,6 @@ def build_dwmesh(
         rgb: (height, width, 3) uint8 sRGB.
         intrinsics: Of the frame.
         rules: How depth becomes a mesh.
-        uncertain: (height, width) bool: vertices that are occluded whatever their faces say.
 
     Raises:
         InputError: `mesh_size` if the three sizes differ or a side is under two pixels.
@@ -143,8 +140,6 @@ def build_dwmesh(
         height_px, _paint, pushed, colors, columns, rows, max_cos_squared, mesh.packed()
     )
     _judge_back(mesh, columns, rows, float(max_cos_squared))
-    if uncertain is not None:
-        mesh.rgba[uncertain] = 0
     return mesh
 
 

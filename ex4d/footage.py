@@ -32,7 +32,8 @@ class DepthWish:
         estimator: Name of the estimator, the default one where absent.
         spread: How an estimator's affine disparity becomes depth.
         accepts_research_licence: The user accepts a licence that forbids production.
-        refines: Whether depth is refined for the mesh, as `depth.refinement` has it.
+        refines: Whether depth is refined for the mesh, as `depth.refinement` has it; where absent,
+            an estimator's is and a file's is not, nor is one spread as the reference does it.
 
     Raises:
         InputError: `depth_source` if both a file and an estimator are named.
@@ -43,7 +44,7 @@ class DepthWish:
     estimator: str | None = None
     spread: DepthRange = "percentile"
     accepts_research_licence: bool = False
-    refines: bool = False
+    refines: bool | None = None
 
     def __post_init__(self) -> None:
         if self.path is not None and self.estimator is not None:
@@ -52,6 +53,13 @@ class DepthWish:
                 f"{self.estimator}; leave one out"
             )
             raise InputError("depth_source", msg)
+
+    @property
+    def is_refined(self) -> bool:
+        """Whether depth is refined, by the user's word or by where it comes from."""
+        if self.refines is not None:
+            return self.refines
+        return self.path is None and self.spread != "min_max"
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,8 +125,8 @@ def read_footage(
         field_of_view_deg = estimate.field_of_view_deg
     intrinsics, source = chosen_intrinsics(clip, focal_px, field_of_view_deg)
     info = msgspec.structs.replace(depth.info, focal_source=source)
-    if wish.refines:
-        steps = refine(depth.values, clip.frames, task=task).steps
+    if wish.is_refined:
+        steps = refine(depth.values, clip.frames, task=task)
         info = msgspec.structs.replace(info, refinement=steps)
     return Footage(clip, Depth(depth.values, info), intrinsics)
 

@@ -47,6 +47,7 @@ class Move:
             pose.
         is_reference: Whether the move is one of the reference's, whose amount depends on the number
             of frames alone.
+        is_orbit: Whether the camera turns around the pivot as one with it.
     """
 
     label: str
@@ -56,19 +57,29 @@ class Move:
     max_amount: float
     path: Callable[[float, float], Pose]
     is_reference: bool = False
+    is_orbit: bool = False
 
 
 def pose(
-    name: str, index: int, frame_count: int, radius: float, amount: float | None = None
+    name: str,
+    index: float,
+    frame_count: int,
+    radius: float,
+    amount: float | None = None,
+    *,
+    pivot_offset: tuple[float, float] = (0.0, 0.0),
 ) -> Pose:
     """The camera of one frame of a move.
 
     Args:
         name: A key of `MOVES`.
-        index: Frame, counted from 0.
+        index: Frame, counted from 0; may lie between two, since a path can be gone along at any
+            pace.
         frame_count: Frames of the whole move.
         radius: Distance of the pivot, in scene units.
         amount: How far the move goes, in the move's unit; its default where absent.
+        pivot_offset: How far to the right and below the middle of the source's view the pivot lies,
+            in scene units. Orbits turn around it; other moves go by its distance alone.
 
     Raises:
         InputError: `move_unknown`, `move_radius`, `move_frames`, or `move_amount` where the amount
@@ -78,8 +89,8 @@ def pose(
     if not 0.0 < radius < math.inf:
         msg = f"expected a radius above 0 for {name}, found {radius:g}; give the pivot's distance"
         raise InputError("move_radius", msg)
-    if not 0 <= index < frame_count:
-        msg = f"expected a frame from 0 to {frame_count - 1} of {name}, found {index}"
+    if not 0 <= index <= frame_count - 1:
+        msg = f"expected a frame from 0 to {frame_count - 1} of {name}, found {index:g}"
         raise InputError("move_frames", msg)
     if amount is None:
         amount = move.default_amount
@@ -99,7 +110,8 @@ def pose(
         amount *= max(frame_count / _TRAINED_FRAMES, _TRAINED_FRAMES / frame_count)
     progress = index / (frame_count - 1) if frame_count > 1 else 0.0
     distance = math.radians(amount) if move.unit == "degrees" else amount
-    return move.path(distance * progress, radius)
+    found = move.path(distance * progress, radius)
+    return _turned_about(found, pivot_offset) if move.is_orbit else found
 
 
 def find(name: str) -> Move:
@@ -164,6 +176,16 @@ def _orbit_up(angle_rad: float, radius: float) -> Pose:
     return _turned_down(angle_rad, (0.0, -radius * sin, radius * (1.0 - cos)))
 
 
+def _turned_about(pose: Pose, offset: tuple[float, float]) -> Pose:
+    """The pose of an orbit moved so that a point beside the view's middle stays in its place."""
+    right, down = offset
+    x, y, z = (
+        place - right * across - down * along
+        for place, across, along in zip(pose.position, pose.right, pose.down, strict=True)
+    )
+    return pose._replace(position=(x + right, y + down, z))
+
+
 def _reference_swing(angle_rad: float, radius: float) -> Pose:
     """EX-4D's moves of 30, 60 and 90 degrees (arXiv 2506.05554, its published `recon.py`)."""
     cos = abs(math.cos(angle_rad))
@@ -197,7 +219,7 @@ def _reference(degrees: float, path: Callable[[float, float], Pose], name: str) 
 
 def _orbit(side: str, path: Callable[[float, float], Pose]) -> Move:
     text = f"Around the pivot on a circle, the camera goes {side}"
-    return Move(f"Orbit {side.title()}", text, "degrees", 30.0, 90.0, path)
+    return Move(f"Orbit {side.title()}", text, "degrees", 30.0, 90.0, path, is_orbit=True)
 
 
 def _turn(verb: str, side: str, path: Callable[[float, float], Pose]) -> Move:

@@ -13,7 +13,7 @@ from . import __version__
 from .camera import Trajectory
 from .clip import FrameSelection
 from .condition import Condition, render_condition
-from .diffusion import Engine, create_engine
+from .diffusion import Engine, View, create_engine
 from .diffusion.warm import WarmModels
 from .dwmesh import default_rules
 from .folders import whole_folder
@@ -117,9 +117,9 @@ def generate(
     trajectory = Trajectory.from_document(job.trajectory)
     rasteriser = create_rasteriser()
     engine = create_engine(job.settings, rasteriser, warm)
-    notes = engine.check(trajectory)
+    notes = engine.check(len(trajectory), trajectory.width_px, trajectory.height_px)
     condition = render_condition(scene, trajectory, rasteriser, task=task)
-    frames = engine.generate(scene, trajectory, condition, task=task)
+    frames = engine.generate(condition, View(scene, trajectory), task=task)
     document = TakeDocument(
         scene_name=scene.document.name,
         scene_sha256=hashlib.sha256((inputs / "scene.json").read_bytes()).hexdigest(),

@@ -19,7 +19,7 @@ from ex4d.camera import Intrinsics
 from ex4d.clip import Clip
 from ex4d.condition import Condition, render_condition
 from ex4d.depth import Depth
-from ex4d.diffusion import create_engine
+from ex4d.diffusion import View, create_engine
 from ex4d.dwmesh import default_rules
 from ex4d.protocol.documents import PreviewSettings
 from ex4d.raster import create_rasteriser
@@ -123,7 +123,7 @@ def compare(sample: Sample, folder: Path) -> tuple[dict[str, Figures], dict[str,
     condition = render_condition(scene, sample.trajectory, rasteriser, task=Task())
     rendered_s = time.perf_counter()
     engine = create_engine(PreviewSettings(), rasteriser)
-    frames = list(engine.generate(scene, sample.trajectory, condition, task=Task()))
+    frames = list(engine.generate(condition, View(scene, sample.trajectory), task=Task()))
     filled_s = time.perf_counter()
     hidden = ~sample.seen & ~condition.mask
     return (

@@ -1,8 +1,9 @@
 """Clips whose depth and other views are known exactly: solids, cast by rays.
 
 All follows from this code: the same numbers everywhere, nothing on disk. What a network finds hard
-is there once each: thin structures, sky, a room, walking figures, a fast camera. And a model of
-what a network makes of true depth: noise, blur, flicker and few pixels.
+is there once each: thin structures, sky, a room, walking figures, a fast camera; and two scenes
+more that nothing was chosen by. And a model of what a network makes of true depth: noise, blur,
+flicker and few pixels.
 """
 
 import math
@@ -24,7 +25,9 @@ SKY_DEPTH = 1000.0
 """z-depth where nothing stands, in metres: far enough that no angle moves it by a pixel."""
 _WIDTH_PX, _HEIGHT_PX, _FRAME_COUNT = 320, 192, 25
 #: Frames whose other views are compared.
-_VIEWED = (4, 12, 20)
+_VIEWED = (3, 8, 12, 16, 21)
+#: The sample has a view a frame, of growing azimuth: those this near are taken, every other one.
+_SAMPLE_REACH_DEG = 4.0
 _ELLIPSOID, _BOX, _CAPSULE = 0, 1, 2
 #: A point counts as seen if nothing stands before this share of the way to it.
 _ALMOST_THERE = 1 - 1e-3
@@ -80,7 +83,7 @@ class _Plan:
 
 @cache
 def true_scene(name: str) -> TrueScene:
-    """The scene of one of `SCENE_NAMES`; made once a process, in a second or two."""
+    """The scene of one of `SCENE_NAMES` or `HELD_OUT_NAMES`; made once a process, in seconds."""
     if name == "sample":
         return _rendered_sample()
     plan = _PLANS[name]
@@ -106,15 +109,19 @@ def true_scene(name: str) -> TrueScene:
 
 def _rendered_sample() -> TrueScene:
     sample = load_sample()
-    views: dict[int, list[TrueView]] = {}
+    views: dict[int, list[TrueView]] = {angle: [] for angle in ANGLES_DEG}
+    azimuths_deg = np.linspace(0, 90, len(sample.trajectory))
     for angle in ANGLES_DEG:
-        index = round(angle / 90.0 * (len(sample.trajectory) - 1))
-        pose = sample.trajectory.cam_to_world[index]
-        views[angle] = [TrueView(index, pose, sample.orbit[index], sample.seen[index])]
+        for index in np.flatnonzero(np.abs(azimuths_deg - angle) <= _SAMPLE_REACH_DEG)[::2]:
+            pose = sample.trajectory.cam_to_world[index]
+            view = TrueView(int(index), pose, sample.orbit[index], sample.seen[index])
+            views[angle].append(view)
     return TrueScene("sample", sample.clip.frames, sample.depth.values, sample.intrinsics, views)
 
 
-def degraded(depth: NDArray[np.float32], seed: int = 0) -> NDArray[np.float32]:
+def degraded(
+    depth: NDArray[np.float32], *, seed: int = 0, reduction: int = 3, noise: float = 0.01
+) -> NDArray[np.float32]:
     """What a network makes of true depth: few pixels, blurred, noisy, flickering.
 
     The numbers are this benchmark's own choice, not measured on a network. All happens to inverse
@@ -123,22 +130,24 @@ def degraded(depth: NDArray[np.float32], seed: int = 0) -> NDArray[np.float32]:
     Args:
         depth: (frames, height, width) float32 z-depth.
         seed: Of the noise.
+        reduction: How many times fewer pixels a side has.
+        noise: Share of the range; flicker goes with it: twice it in scale, half of it in shift.
 
     Returns:
         The same shape.
     """
     random = np.random.default_rng(seed)
     frame_count, height_px, width_px = depth.shape
-    low_size = (width_px // 3, height_px // 3)
+    low_size = (width_px // reduction, height_px // reduction)
     inverse = 1 / depth
     spread = float(np.percentile(inverse, 99.9) - inverse.min())
     result = np.empty_like(depth)
     for index in range(frame_count):
         low = cv2.resize(inverse[index], low_size, interpolation=cv2.INTER_AREA)
         low = cv2.GaussianBlur(low, (0, 0), 0.7)
-        low += 0.01 * spread * _smooth_noise(random, low.shape)
-        low = low * np.float32(1 + 0.02 * random.standard_normal())
-        low += np.float32(0.005 * spread * random.standard_normal())
+        low += noise * spread * _smooth_noise(random, low.shape)
+        low = low * np.float32(1 + 2 * noise * random.standard_normal())
+        low += np.float32(noise / 2 * spread * random.standard_normal())
         high = cv2.resize(low, (width_px, height_px), interpolation=cv2.INTER_CUBIC)
         # As networks do, it tells nothing negative: what is farther than all else is at infinity.
         result[index] = 1 / np.maximum(high, 1 / np.float32(SKY_DEPTH))
@@ -408,6 +417,56 @@ def _pillars(_index: int) -> _Solids:
     return [_GROUND, *pillars, *boxes, *walls]
 
 
+def _forest(_index: int) -> _Solids:
+    """Trunks of all widths before a bright sky."""
+    trunks = [
+        _rod((x, 1.5, z), (x + 0.1 * math.sin(k), -4, z), 0.04 + 0.03 * (k % 5), rgb)
+        for k, (x, z, rgb) in enumerate(
+            (6 * math.sin(2.4 * k), 2.6 + 0.45 * k, (80 + 5 * (k % 7), 65 + 4 * (k % 5), 50))
+            for k in range(34)
+        )
+    ]
+    bushes = [
+        _ball((3 * math.cos(1.9 * k), 1.4, 3 + k), (0.5, 0.35, 0.4), (70, 115 + 8 * k, 55), 9)
+        for k in range(6)
+    ]
+    return [_GROUND, *trunks, *bushes]
+
+
+def _alley(index: int) -> _Solids:
+    """Houses on both sides, steps, and a car that comes nearer."""
+    houses = [
+        _box((-9, -5, 2), (-2.2, 1.5, 9), (185, 120, 100), 3),
+        _box((2.4, -3, 3), (9, 1.5, 7), (200, 190, 160), 3),
+        _box((1.6, -5, 8), (9, 1.5, 16), (120, 130, 150), 2),
+        _box((-9, -4, 17), (9, 1.5, 19), (160, 140, 120), 1.5),
+    ]
+    steps = [
+        _box((-2.2, 1.5 - 0.2 * k, 4 + 0.3 * k), (-1.4, 1.5, 5.5), (150, 150, 145))
+        for k in range(5)
+    ]
+    z = 9 - 0.12 * index
+    car = [
+        _box((-0.6, 0.75, z), (0.8, 1.3, z + 2.4), (60, 70, 160), 5),
+        _ball((0.1, 0.75, z + 1.3), (0.6, 0.42, 0.9), (40, 45, 60), 5),
+    ]
+    signs = [
+        _rod((1.4, 1.5, 3.2), (1.4, -0.6, 3.2), 0.03, (70, 70, 75)),
+        _box((1.1, -0.9, 3.18), (1.7, -0.5, 3.22), (210, 60, 50)),
+    ]
+    return [_GROUND, *houses, *steps, *car, *signs]
+
+
+def _by_hand(index: int) -> NDArray[np.float64]:
+    """A camera that someone holds while walking slowly."""
+    pose = np.eye(4)
+    yaw = math.radians(1.2 * math.sin(0.7 * index))
+    pose[0, 0] = pose[2, 2] = math.cos(yaw)
+    pose[0, 2], pose[2, 0] = math.sin(yaw), -math.sin(yaw)
+    pose[:3, 3] = 0.03 * math.sin(1.1 * index), 0.02 * math.cos(0.9 * index), 0.03 * index
+    return pose
+
+
 def _camera(
     x_m: float = 0, z_m: float = 0, yaw_deg: float = 0
 ) -> Callable[[int], NDArray[np.float64]]:
@@ -430,5 +489,9 @@ _PLANS = {
     "room": _Plan(_room, _camera(z_m=0.02), 2.4),
     "figures": _Plan(_figures, _camera(), 4.0),
     "fast camera": _Plan(_pillars, _camera(z_m=0.12, yaw_deg=0.8), 4.5),
+    "forest": _Plan(_forest, _by_hand, 4.0),
+    "alley": _Plan(_alley, _camera(x_m=0.03, yaw_deg=-0.3), 2.0),
 }
-SCENE_NAMES = ("sample", *_PLANS)
+HELD_OUT_NAMES = ("forest", "alley")
+"""Nothing was chosen by these: they show what the choices are worth elsewhere."""
+SCENE_NAMES = ("sample", *(name for name in _PLANS if name not in HELD_OUT_NAMES))

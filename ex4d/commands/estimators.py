@@ -39,9 +39,8 @@ def add_depth_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--refine",
         action=argparse.BooleanOptionalAction,
-        default=False,
         help="take flicker from depth, send sky back and snap edges to the picture's, each where "
-        "the clip calls for it: fewer wrong pixels, but fewer pixels (default: no)",
+        "the clip calls for it (default: if depth is estimated, but not with min_max)",
     )
     parser.add_argument(
         "--accept-research-licence",

@@ -6,7 +6,7 @@ Importing this loads nothing heavy: the server asks what is available.
 from __future__ import annotations
 
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from ex4d.errors import InputError
 from ex4d.protocol.documents import EngineSettings, Ex4dSettings, PreviewSettings, UsedPart
@@ -26,20 +26,34 @@ if TYPE_CHECKING:
     from ex4d.task import Task
 
 
+class View(NamedTuple):
+    """What was filmed, and the new camera."""
+
+    scene: Scene
+    trajectory: Trajectory
+
+
 class Engine(Protocol):
     """Makes the frames of a take. The same input twice gives the same bytes."""
 
     name: str
     version: str
     licence: str
+    #: Whether it looks at scene and camera, not at the condition alone.
+    looks_at_scene: bool
 
     @property
     def weights(self) -> tuple[UsedPart, ...]:
         """Models that make the take; empty for an engine without any."""
         ...
 
-    def check(self, trajectory: Trajectory) -> tuple[str, ...]:
+    def check(self, frame_count: int, width_px: int, height_px: int) -> tuple[str, ...]:
         """Refuse what cannot be made, before any work is done.
+
+        Args:
+            frame_count: Of the take.
+            width_px: Of the take.
+            height_px: Of the take.
 
         Returns:
             What the viewer of the take should know.
@@ -50,14 +64,13 @@ class Engine(Protocol):
         ...
 
     def generate(
-        self, scene: Scene, trajectory: Trajectory, condition: Condition, *, task: Task
+        self, condition: Condition, view: View | None, *, task: Task
     ) -> Iterator[NDArray[np.uint8]]:
         """The frames, each (height, width, 3) uint8 sRGB.
 
         Args:
-            scene: What was filmed.
-            trajectory: The new camera.
-            condition: What the source shows along it.
+            condition: What the source shows along the new camera.
+            view: Scene and camera; None only for an engine that does not look at them.
             task: Told about every frame.
         """
         ...

@@ -21,8 +21,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ex4d.camera import Trajectory
 from ex4d.condition import Condition
+from ex4d.diffusion import View
 from ex4d.dwmesh import DWMesh, default_rules
 from ex4d.protocol.documents import PreviewSettings, UsedPart
 from ex4d.raster import Rasteriser
@@ -59,19 +59,23 @@ class PreviewEngine:
     version = "1"
     licence = "Apache-2.0"
     weights: tuple[UsedPart, ...] = ()
+    looks_at_scene = True
 
     def __init__(self, settings: PreviewSettings, rasteriser: Rasteriser) -> None:
         self.settings = settings
         self._rasteriser = rasteriser
 
-    def check(self, trajectory: Trajectory) -> tuple[str, ...]:
+    def check(self, frame_count: int, width_px: int, height_px: int) -> tuple[str, ...]:
         """Anything can be made; see `Engine`."""
         return ()
 
     def generate(
-        self, scene: Scene, trajectory: Trajectory, condition: Condition, *, task: Task
+        self, condition: Condition, view: View | None, *, task: Task
     ) -> Iterator[NDArray[np.uint8]]:
         """The frames; see `Engine`."""
+        if view is None:
+            raise ValueError("expected scene and camera for the engine preview, found none")
+        scene, trajectory = view
         backdrop = build_backdrop(scene, task=task)
         for index in range(len(trajectory)):
             behind = self._rasteriser.render(

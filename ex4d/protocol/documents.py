@@ -71,8 +71,8 @@ EstimatorName = Literal[
 #: farthest is sent to infinity. `calibrated`: fitted to a metric estimate of a few frames instead.
 DepthRange = Literal["percentile", "min_max", "calibrated"]
 
-#: What can be done to estimated depth: flicker taken from what stands still, sky sent behind all
-#: else, edges snapped to those of the picture.
+#: What can be done to estimated depth: noise and flicker taken along the motion of the picture, sky
+#: sent behind all else, edges snapped to those of the picture.
 RefinementStep = Literal["steady", "sky", "edges"]
 
 

@@ -276,8 +276,9 @@ class ReconstructJob(_Message, frozen=True, kw_only=True, omit_defaults=True, ta
     depth_range: DepthRange = "percentile"
     #: The user accepts the estimator's licence, which forbids production.
     accepts_research_licence: bool = False
-    #: Depth is refined for the mesh: steadier, sky behind all, edges those of the picture.
-    refines: bool = False
+    #: Depth is refined for the mesh: steadier, sky behind all, edges those of the picture; absent:
+    #: where an estimator made it, unless it is spread as the reference does it.
+    refines: bool | None = None
 
 
 class RenderJob(_Message, frozen=True, kw_only=True, tag="render"):

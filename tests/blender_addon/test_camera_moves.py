@@ -37,16 +37,26 @@ def sampled(addon, shot):
     return matrices, np.array([pose.fx_px for pose in poses])
 
 
-def exact(addon, name, frame_count, amount=None):
-    """The same from the definition of the move."""
+def exact(addon, name, places, frame_count=49):
+    """The same from the definition of the move, at places that count in frames."""
     moves = addon("_vendor.moves")
-    poses = [
-        moves.pose(name, index, frame_count, SQUARE_DEPTH, amount) for index in range(frame_count)
-    ]
+    poses = [moves.pose(name, place, frame_count, SQUARE_DEPTH) for place in places]
     matrices = np.array(
         [np.transpose((pose.right, pose.down, pose.forward, pose.position)) for pose in poses]
     )
     return matrices, np.array([30.0 * pose.focal_scale for pose in poses])
+
+
+def assert_follows(addon, shot, name, places):
+    """Every frame's pose is the move's at its place; returns the focal lengths there."""
+    matrices, focals = sampled(addon, shot)
+    exact_matrices, exact_focals = exact(addon, name, places)
+    distance = np.linalg.norm(matrices[:, :, 3] - exact_matrices[:, :, 3], axis=1)
+    assert distance.max() < 1e-3 * SQUARE_DEPTH
+    turn = np.einsum("nij,nij->n", matrices[:, :, :3], exact_matrices[:, :, :3])
+    assert np.arccos(np.clip((turn - 1) / 2, -1, 1)).max() < 1.5e-3
+    np.testing.assert_allclose(focals, exact_focals, rtol=1e-3)
+    return exact_focals
 
 
 def curves(addon, owner):
@@ -68,14 +78,8 @@ def test_keys_follow_the_exact_path(addon, shot, name, mode):
     key_count = addon("camera_moves").write_move(shot, name, frame_start=11, frame_count=49)
     # A full turn in Euler angles bends the most.
     assert 2 <= key_count <= (20 if mode == "XYZ" else 16)
-    matrices, focals = sampled(addon, shot)
-    exact_matrices, exact_focals = exact(addon, name, 49)
-    distance = np.linalg.norm(matrices[:, :, 3] - exact_matrices[:, :, 3], axis=1)
-    assert distance.max() < 1e-3 * SQUARE_DEPTH
-    turn = np.einsum("nij,nij->n", matrices[:, :, :3], exact_matrices[:, :, :3])
-    assert np.arccos(np.clip((turn - 1) / 2, -1, 1)).max() < 1.5e-3
-    np.testing.assert_allclose(focals, exact_focals, rtol=1e-3)
-    assert np.ptp(exact_focals) > 0 or not addon("compat").fcurves_of(camera.data)
+    focals = assert_follows(addon, shot, name, range(49))
+    assert np.ptp(focals) > 0 or not addon("compat").fcurves_of(camera.data)
 
 
 @pytest.mark.parametrize("name", ["orbit_left", "zoom_in", "pan_right", "dolly_zoom"])
@@ -92,6 +96,41 @@ def test_rotation_does_not_jump(addon, shot, name):
     for index in range(3):
         angles = [found["rotation_euler", index].evaluate(frame) for frame in range(11, 60)]
         assert np.abs(np.diff(angles)).max() < math.radians(20.0)
+
+
+def drawn(addon, camera, frame):
+    """(3, 4) pose of a camera in its shot by its curves, at any time between frames too."""
+    return np.array(addon("axes").cam_to_world(addon("lead_in").state_at(camera, frame).matrix))[:3]
+
+
+#: Share of the way by share of the time, and the speed at the first frame and at the last against
+#: that of a move without ease.
+EASES = {
+    "NONE": (lambda time: time, 1.0, 1.0),
+    "EASE_IN": (lambda time: time**2, 0.0, 2.0),
+    "EASE_OUT": (lambda time: 1.0 - (1.0 - time) ** 2, 2.0, 0.0),
+    "EASE_IN_OUT": (lambda time: 3.0 * time**2 - 2.0 * time**3, 0.0, 0.0),
+}
+
+
+@pytest.mark.parametrize("mode", ["XYZ", "QUATERNION"])
+@pytest.mark.parametrize("ease", EASES)
+@pytest.mark.parametrize("name", ["orbit_left", "tilt_up", "dolly_zoom", "60", "180"])
+def test_eased_move_keeps_its_path_and_changes_its_pace(addon, shot, name, ease, mode):
+    camera = shot.ex4d_shot.camera
+    camera.rotation_mode = mode
+    key_count = addon("camera_moves").write_move(
+        shot, name, frame_start=11, frame_count=49, ease=ease
+    )
+    # A full turn at one and a half times the speed bends the most.
+    assert 2 <= key_count <= (26 if name == "180" else 8)
+    share_of_way, first_speed, last_speed = EASES[ease]
+    assert_follows(addon, shot, name, [48.0 * share_of_way(index / 48) for index in range(49)])
+    for end, inside, speed in ((0.0, 0.02, first_speed), (48.0, 47.98, last_speed)):
+        matrices, _ = exact(addon, name, (end, inside))
+        plain = np.abs(matrices[1] - matrices[0]).max()
+        eased = np.abs(drawn(addon, camera, 11.0 + inside) - drawn(addon, camera, 11.0 + end)).max()
+        assert eased / plain == pytest.approx(speed, abs=0.06)
 
 
 def test_strength_scales_the_move(addon, shot):

@@ -143,12 +143,3 @@ def test_lost_points_are_told(addon, shot):
     Path(shot.ex4d_shot.folder, "blender", "mesh.pc2").unlink()
     with pytest.raises(RuntimeError, match="import the scene again"):
         bpy.ops.ex4d.check_coverage()
-
-
-def test_markers_of_other_cameras_are_told(addon, shot):
-    import bpy
-
-    data = bpy.data.cameras.new("Other")
-    other = bpy.data.objects.new("Other", data)
-    bpy.context.scene.timeline_markers.new("cut", frame=12).camera = other
-    assert "Markers switch to Other" in words(addon, shot)

@@ -1,5 +1,7 @@
 """The pivot is measured, and noise goes on top of the keys without moving the first frame."""
 
+import types
+
 import numpy as np
 import pytest
 from scene_writer import write_scene
@@ -59,20 +61,147 @@ def test_lead_in_leaves_the_shake_on_top(addon, shot):
     np.testing.assert_allclose(sampled(addon, shot)[6:], before[6:], atol=5e-3)
 
 
-@pytest.mark.parametrize("origin", ["CURSOR", "OBJECT"])
-def test_pivot_is_measured_along_the_view_of_a_placed_shot(shot, origin):
+def place_pivot(origin, place):
+    """What the operator is given for a pivot at a place of the world."""
+    import bpy
+
+    if origin == "POINT":
+        return {"origin": origin, "point": place}
+    bpy.context.scene.cursor.location = place
+    bpy.data.objects["Pivot"].location = place
+    bpy.context.view_layer.update()
+    return {"origin": origin}
+
+
+@pytest.fixture
+def placed_shot(shot):
+    """The shot moved and scaled, beside an active object."""
     import bpy
 
     shot.location, shot.scale = (5.0, 0.0, 0.0), (2.0,) * 3
     bpy.context.scene.ex4d.shot = shot
     empty = bpy.data.objects.new("Pivot", None)
     bpy.context.scene.collection.objects.link(empty)
-    empty.location = bpy.context.scene.cursor.location = (6.0, 8.0, 1.0)
     bpy.context.view_layer.objects.active = empty
-    bpy.context.view_layer.update()
-    assert bpy.ops.ex4d.set_pivot(origin=origin) == {"FINISHED"}
-    assert shot.ex4d_shot.radius == pytest.approx(4.0)
-    empty.location = bpy.context.scene.cursor.location = (6.0, -8.0, 1.0)
-    bpy.context.view_layer.update()
+    return shot
+
+
+@pytest.mark.parametrize("origin", ["CURSOR", "OBJECT", "POINT"])
+def test_pivot_is_kept_relative_to_the_source_camera(placed_shot, origin):
+    import bpy
+
+    arguments = place_pivot(origin, (6.0, 8.0, 1.0))
+    assert bpy.ops.ex4d.set_pivot(**arguments) == {"FINISHED"}
+    assert placed_shot.ex4d_shot.radius == pytest.approx(4.0)
+    assert tuple(placed_shot.ex4d_shot.pivot_offset) == pytest.approx((0.5, 0.5))
+    arguments = place_pivot(origin, (6.0, -8.0, 1.0))
     with pytest.raises(RuntimeError, match="ahead of the source camera"):
+        bpy.ops.ex4d.set_pivot(**arguments)
+    assert placed_shot.ex4d_shot.radius == pytest.approx(4.0)
+
+
+@pytest.mark.parametrize("origin", ["OBJECT", "POINT"])
+def test_pivot_that_is_nowhere_is_refused(placed_shot, origin):
+    import bpy
+
+    bpy.context.view_layer.objects.active = None
+    with pytest.raises(RuntimeError, match="found none; click on one"):
         bpy.ops.ex4d.set_pivot(origin=origin)
+
+
+def test_pivot_can_be_undone(placed_shot):
+    import bpy
+
+    name = placed_shot.name
+    before = placed_shot.ex4d_shot.radius
+    bpy.ops.ed.undo_push(message="before")
+    bpy.ops.ex4d.set_pivot(origin="POINT", point=(6.0, 8.0, 1.0))
+    bpy.ops.ed.undo_push(message="pivot")
+    bpy.ops.ed.undo()
+    clip = bpy.data.objects[name].ex4d_shot
+    assert (clip.radius, *clip.pivot_offset) == pytest.approx((before, 0.0, 0.0))
+    bpy.ops.ed.redo()
+    clip = bpy.data.objects[name].ex4d_shot
+    assert (clip.radius, *clip.pivot_offset) == pytest.approx((4.0, 0.5, 0.5))
+
+
+@pytest.mark.parametrize("field_of_view", [None, 0.5])
+@pytest.mark.parametrize("move", ["orbit_left", "orbit_up"])
+def test_orbit_keeps_the_pivot_where_it_is_in_the_picture(placed_shot, move, field_of_view):
+    import bpy
+    from bpy_extras.object_utils import world_to_camera_view
+    from mathutils import Vector
+
+    clip, scene = placed_shot.ex4d_shot, bpy.context.scene
+    point = Vector((6.0, 8.0, 1.0))
+    bpy.ops.ex4d.set_pivot(origin="POINT", point=point)
+    if field_of_view is not None:
+        # Another angle moves the mesh sideways, and the pivot with it.
+        local = placed_shot.matrix_world.inverted() @ point
+        clip.field_of_view = field_of_view
+        point = placed_shot.matrix_world @ Vector(
+            (local.x * clip.mesh.scale.x, local.y, local.z * clip.mesh.scale.z)
+        )
+    bpy.ops.ex4d.add_move(move=move, strength=2.0)
+    seen = []
+    for frame in (1, 9, 17, 25, 33):
+        scene.frame_set(frame)
+        seen.append(world_to_camera_view(scene, clip.camera, point))
+    np.testing.assert_allclose(seen, [seen[0]] * 5, atol=5e-3)
+    assert abs(seen[0].x - 0.5) > 0.05, "beside the middle"
+
+
+class Picker:
+    """An operator's part, with what Blender would do to it written down."""
+
+    def __init__(self, addon, monkeypatch, point):
+        module = addon("picking")
+        monkeypatch.setattr(module, "_view_at", lambda _context, x, _y: "view" if x > 0 else None)
+        monkeypatch.setattr(module, "_picked_point", lambda _context, _x, y, _area: point(y))
+        self.calls = []
+        note = self.calls.append
+        self.context = types.SimpleNamespace(
+            workspace=types.SimpleNamespace(status_text_set=note),
+            window=types.SimpleNamespace(
+                cursor_modal_set=note, cursor_modal_restore=lambda: note("restored")
+            ),
+            window_manager=types.SimpleNamespace(modal_handler_add=lambda _operator: None),
+        )
+
+        class Operator(module.PicksOnMesh):
+            def picked(self, context, point):
+                self.end_picking(context)
+                note(point)
+                return {"FINISHED"}
+
+        self.operator = Operator()
+
+    def begin(self):
+        return self.operator.begin_picking(self.context, "Pivot")
+
+    def send(self, kind, value="PRESS", x=1, y=0):
+        event = types.SimpleNamespace(type=kind, value=value, mouse_x=x, mouse_y=y)
+        return self.operator.modal(self.context, event)
+
+
+def test_clicks_on_the_mesh_are_taken_and_all_else_is_left_to_blender(addon, monkeypatch):
+    picker = Picker(addon, monkeypatch, lambda y: "point" if y > 0 else None)
+    assert picker.begin() == {"RUNNING_MODAL"}
+    assert "click on the mesh" in picker.calls[0]
+    for event in (("MOUSEMOVE",), ("MIDDLEMOUSE",), ("LEFTMOUSE", "RELEASE"), ("G",)):
+        assert picker.send(*event) == {"PASS_THROUGH"}
+    assert picker.send("LEFTMOUSE", x=-1, y=1) == {"PASS_THROUGH"}, "outside of 3D views"
+    assert picker.send("LEFTMOUSE", y=0) == {"RUNNING_MODAL"}, "beside the mesh"
+    assert picker.send("LEFTMOUSE", y=1) == {"FINISHED"}
+    assert picker.calls[-3:] == [None, "restored", "point"]
+
+
+@pytest.mark.parametrize("key", ["ESC", "RIGHTMOUSE"])
+def test_picking_can_be_cancelled(addon, monkeypatch, key):
+    picker = Picker(addon, monkeypatch, lambda _y: "point")
+    picker.begin()
+    assert picker.send(key) == {"CANCELLED"}
+    assert picker.calls[-2:] == [None, "restored"]
+    picker.begin()
+    picker.operator.cancel(picker.context)
+    assert picker.calls[-2:] == [None, "restored"], "when Blender ends it"

@@ -18,7 +18,13 @@ def traces():
     }
     owners = (bpy.types.Scene, bpy.types.Object, bpy.types.WindowManager)
     menus = [getattr(bpy.types, name) for name in dir(bpy.types) if "_MT_" in name]
+    keymaps = {
+        (config.name, keymap.name): len(keymap.keymap_items)
+        for config in bpy.context.window_manager.keyconfigs
+        for keymap in config.keymaps
+    }
     return {
+        "keymaps": keymaps,
         "types": set(dir(bpy.types)),
         "operators": set(dir(bpy.ops.ex4d)),
         "handlers": handlers,
@@ -42,6 +48,7 @@ def test_register_unregister_register_leaves_no_trace(addon, empty_file):
     assert not [name for name in disabled["types"] if name.startswith("EX4D_")]
     assert not [name for name in disabled["properties"] if name.startswith("ex4d")]
     assert disabled["operators"] == set()
+    assert enabled["keymaps"] == disabled["keymaps"], "no key is taken"
 
 
 def test_failure_in_the_middle_registers_nothing(addon, empty_file, monkeypatch):
@@ -101,7 +108,7 @@ class Layout:
     def _sub(self, **_settings):
         return Layout(self.words)
 
-    row = column = box = _sub
+    row = column = box = menu_pie = _sub
 
     def label(self, *, text="", icon="NONE", icon_value=0):
         assert icon in icons()
@@ -123,6 +130,14 @@ class Layout:
         self.operator(name, icon=icon)
         operator = getattr(__import__("bpy").ops.ex4d, name.partition(".")[2])
         assert operator.get_rna_type().properties[prop].type == "ENUM"
+
+    def operator_enum(self, name, prop):
+        self.operator_menu_enum(name, prop)
+
+    def menu(self, name, *, text=None, icon="NONE"):
+        assert hasattr(__import__("bpy").types, name), name
+        assert icon in icons()
+        self.words.append(name if text is None else text)
 
     def progress(self, *, factor, text):
         assert 0.0 <= factor <= 1.0
@@ -197,6 +212,20 @@ def test_panels_show_every_state_and_its_reason(addon, empty_file, monkeypatch, 
     words = draw(addon("panels").EX4D_PT_connection)
     assert f"It is {state}" in words
     assert reason in " ".join(words)
+
+
+def test_pie_menu_has_the_main_actions_and_a_button_that_takes_a_key(addon, empty_file):
+    import bpy
+
+    words = draw(addon("pie_menu").EX4D_MT_pie)
+    wanted = {"Import Video", "ex4d.generate", "ex4d.check_coverage", "ex4d.next_take"}
+    assert {*wanted, "Add Camera Move"} <= set(words)
+    # More than eight do not fit.
+    assert len(words) <= 8
+    layout = Layout()
+    addon("pie_menu").draw_button(layout)
+    assert "Pie Menu" in layout.words
+    assert {"EX4D_MT_pie", "EX4D_MT_add_move"} <= set(dir(bpy.types))
 
 
 @pytest.mark.parametrize("mode", ["LOCAL", "REMOTE"])

@@ -178,7 +178,7 @@ def test_points_are_picked_on_the_mesh_that_is_shown(addon, shot):
     import bpy
     from mathutils import Vector
 
-    pick = addon("measure").point_on_ray
+    pick = addon("picking").point_on_ray
     origin, direction = Vector((0, 0, 0)), Vector((0, 1, 0))
     for use_proxy in (False, True):
         shot.ex4d_shot.use_proxy = use_proxy

@@ -95,6 +95,27 @@ def test_an_orbit_keeps_its_distance_and_looks_at_the_pivot(name: str) -> None:
         assert dot(to_pivot, pose.forward) == pytest.approx(RADIUS)
 
 
+@given(
+    name=st.sampled_from(["orbit_left", "orbit_right", "orbit_up", "orbit_down"]),
+    index=st.floats(0, FRAMES - 1),
+    offset=st.tuples(st.floats(-5, 5), st.floats(-5, 5)),
+)
+def test_an_orbit_keeps_a_pivot_beside_the_middle_where_it_is_in_the_picture(
+    name: str, index: float, offset: tuple[float, float]
+) -> None:
+    pose = moves.pose(name, index, FRAMES, RADIUS, 70.0, pivot_offset=offset)
+    pivot = (*offset, RADIUS)
+    to_pivot = tuple(a - b for a, b in zip(pivot, pose.position, strict=True))
+    seen = [dot(to_pivot, axis) for axis in (pose.right, pose.down, pose.forward)]
+    assert seen == pytest.approx(pivot, abs=1e-9)
+
+
+@pytest.mark.parametrize("name", [name for name in moves.MOVES if "orbit" not in name])
+def test_other_moves_go_by_the_distance_of_the_pivot_alone(name: str) -> None:
+    plain = moves.pose(name, 20, FRAMES, RADIUS)
+    assert moves.pose(name, 20, FRAMES, RADIUS, pivot_offset=(1.0, 2.0)) == plain
+
+
 def test_an_orbit_turns_evenly() -> None:
     """Azimuth is true: half of the frames cover half of the angle."""
     middle = moves.pose("orbit_right", 24, FRAMES, RADIUS, 60.0)

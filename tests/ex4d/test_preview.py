@@ -8,7 +8,7 @@ import pytest
 from ex4d.bench.preview import Figures, compare, reduced, sample_scene
 from ex4d.bench.sample import Sample, load_sample
 from ex4d.condition import render_condition
-from ex4d.diffusion import create_engine
+from ex4d.diffusion import View, create_engine
 from ex4d.diffusion.preview import pull_push
 from ex4d.errors import CancelledError
 from ex4d.protocol.documents import PreviewSettings
@@ -41,7 +41,7 @@ def test_seen_pixels_are_the_conditions_and_runs_repeat(sample: Sample, tmp_path
 
     def run(seed: int) -> list[np.ndarray]:
         engine = create_engine(PreviewSettings(seed=seed), rasteriser)
-        return list(engine.generate(scene, sample.trajectory, condition, task=Task()))
+        return list(engine.generate(condition, View(scene, sample.trajectory), task=Task()))
 
     frames, again = run(0), run(0)
     assert len(frames) == len(sample.trajectory)
@@ -65,7 +65,7 @@ def test_can_be_cancelled(sample: Sample, tmp_path: Path) -> None:
     )
     engine = create_engine(PreviewSettings(), rasteriser)
     with pytest.raises(CancelledError):
-        list(engine.generate(scene, sample.trajectory, condition, task=task))
+        list(engine.generate(condition, View(scene, sample.trajectory), task=task))
     assert done[0].stage == "backdrop"
     assert done[-1] == Progress("filling", 2, len(sample.trajectory))
 

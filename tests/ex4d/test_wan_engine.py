@@ -15,7 +15,6 @@ needs_engine()
 import torch
 from safetensors.torch import save_file
 
-from ex4d.camera import Intrinsics, Trajectory, move
 from ex4d.condition import Condition
 from ex4d.diffusion import create_engine
 from ex4d.diffusion.wan import engine as engine_module
@@ -27,20 +26,10 @@ from ex4d.diffusion.wan.streaming import StreamedBlocks
 from ex4d.diffusion.warm import WarmModels
 from ex4d.errors import CancelledError, InputError
 from ex4d.protocol.documents import Ex4dSettings
-from ex4d.scene import Scene
 from ex4d.task import Progress, Task
 
 WIDTH_PX, HEIGHT_PX, FRAMES, STEPS = 64, 48, 9, 3
 SETTINGS = Ex4dSettings(steps=STEPS, seed=7)
-#: The engine never looks at it.
-NO_SCENE = cast("Scene", None)
-
-
-def make_trajectory(
-    width_px: int = WIDTH_PX, height_px: int = HEIGHT_PX, frame_count: int = FRAMES
-) -> Trajectory:
-    camera = Intrinsics.from_focal(width_px, height_px, 60.0)
-    return move("orbit_right", frame_count=frame_count, radius=3.0, intrinsics=camera, amount=30.0)
 
 
 def make_condition(seed: int = 0) -> Condition:
@@ -77,9 +66,7 @@ def run(
     task: Task | None = None,
 ) -> np.ndarray:
     engine = WanEngine(settings, warm)
-    frames = engine.generate(
-        NO_SCENE, make_trajectory(), condition or make_condition(), task=task or Task()
-    )
+    frames = engine.generate(condition or make_condition(), None, task=task or Task())
     return np.stack(list(frames))
 
 
@@ -186,7 +173,7 @@ def test_cache_that_cannot_be_written(
 ) -> None:
     (tmp_path / "cache").write_text("a file where a folder should be")
     engine = WanEngine(SETTINGS, warm, cache=tmp_path / "cache")
-    frames = engine.generate(NO_SCENE, make_trajectory(), make_condition(), task=Task())
+    frames = engine.generate(make_condition(), None, task=Task())
     np.testing.assert_array_equal(np.stack(list(frames)), run(warm))
     assert "prompt not kept" in caplog.text
 
@@ -208,8 +195,7 @@ def test_cache_that_cannot_be_written(
 def test_sizes_are_refused(
     warm: WarmModels, width_px: int, height_px: int, frame_count: int, code: str, words: str
 ) -> None:
-    trajectory = make_trajectory(width_px, height_px, frame_count)
-    error = refusal(lambda: WanEngine(SETTINGS, warm).check(trajectory))
+    error = refusal(lambda: WanEngine(SETTINGS, warm).check(frame_count, width_px, height_px))
     assert error.code == code
     assert words in error.message
 
@@ -220,18 +206,18 @@ def test_sizes_are_refused(
 def test_other_sizes_are_noted(
     warm: WarmModels, width_px: int, height_px: int, frame_count: int
 ) -> None:
-    (note,) = WanEngine(SETTINGS, warm).check(make_trajectory(width_px, height_px, frame_count))
+    (note,) = WanEngine(SETTINGS, warm).check(frame_count, width_px, height_px)
     assert f"{width_px} x {height_px}, {frame_count} frames" in note
     assert "512 x 512, 49 frames" in note
 
 
 def test_trained_size_needs_no_note(warm: WarmModels) -> None:
-    assert WanEngine(SETTINGS, warm).check(make_trajectory(512, 512, 49)) == ()
+    assert WanEngine(SETTINGS, warm).check(49, 512, 512) == ()
 
 
 def test_too_little_memory(warm: WarmModels, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "main_memory_bytes", lambda: 2.0**30)
-    error = refusal(lambda: WanEngine(SETTINGS, warm).check(make_trajectory()))
+    error = refusal(lambda: WanEngine(SETTINGS, warm).check(FRAMES, WIDTH_PX, HEIGHT_PX))
     assert error.code == "memory_too_small"
     assert "found 1 " in error.message
 
@@ -353,7 +339,7 @@ def test_cancel_comes_through_before_the_next_block(
 
 def test_fast_is_refused_before_the_work_where_no_card_has_it(warm: WarmModels) -> None:
     engine = WanEngine(Ex4dSettings(mode="fast"), warm)
-    assert refusal(lambda: engine.check(make_trajectory())).code == "fp8_unsupported"
+    assert refusal(lambda: engine.check(FRAMES, WIDTH_PX, HEIGHT_PX)).code == "fp8_unsupported"
 
 
 def test_full_card_gets_a_second_try_with_streamed_weights(

@@ -11,12 +11,11 @@ import torch
 from numpy.typing import NDArray
 
 from ex4d import trained
-from ex4d.camera import Trajectory
 from ex4d.condition import Condition
+from ex4d.diffusion import View
 from ex4d.diffusion.warm import WarmModels
 from ex4d.errors import InputError
 from ex4d.protocol.documents import Ex4dSettings, UsedPart
-from ex4d.scene import Scene
 from ex4d.task import Task
 from ex4d.weights.checkpoints import tensor_shapes
 from ex4d.weights.files import models_folder, weights_identity
@@ -59,6 +58,7 @@ class WanEngine:
     name = "ex4d"
     version = "1"
     licence = EX4D_MODEL.licence
+    looks_at_scene = False
 
     def __init__(self, settings: Ex4dSettings, warm: WarmModels, cache: Path | None = None) -> None:
         from platformdirs import user_cache_path
@@ -105,13 +105,12 @@ class WanEngine:
         ]
         return tuple(parts)
 
-    def check(self, trajectory: Trajectory) -> tuple[str, ...]:
+    def check(self, frame_count: int, width_px: int, height_px: int) -> tuple[str, ...]:
         """Refuse what cannot be made, before anything is rendered; see `Engine`.
 
         Raises:
             InputError: `take_size`, `take_frames`, `memory_too_small` or `fp8_unsupported`.
         """
-        width_px, height_px = trajectory.width_px, trajectory.height_px
         if width_px % trained.SIDE_STEP_PX or height_px % trained.SIDE_STEP_PX:
             nearest = " x ".join(map(str, trained.nearest_size_px(width_px, height_px)))
             msg = (
@@ -125,30 +124,30 @@ class WanEngine:
                 f"{height_px}; the model was trained at 512 x 512: choose a smaller size"
             )
             raise InputError("take_size", msg)
-        count = len(trajectory)
-        if count != trained.fitting_frame_count(count):
+        fitting_count = trained.fitting_frame_count(frame_count)
+        if frame_count != fitting_count:
             msg = (
-                f"expected 4k + 1 frames, at most {trained.MAX_FRAMES}, found {count}; "
-                f"{trained.fitting_frame_count(count)} are the most that fit"
+                f"expected 4k + 1 frames, at most {trained.MAX_FRAMES}, found {frame_count}; "
+                f"{fitting_count} are the most that fit"
             )
             raise InputError("take_frames", msg)
-        self._memory_cap(trained.token_count(len(trajectory), height_px, width_px))
-        if (width_px, height_px, count) == (
+        self._memory_cap(trained.token_count(frame_count, height_px, width_px))
+        if (width_px, height_px, frame_count) == (
             trained.SIDE_PX,
             trained.SIDE_PX,
             trained.FRAMES,
         ):
             return ()
         note = (
-            f"made at {width_px} x {height_px}, {count} frames; the model was trained at "
+            f"made at {width_px} x {height_px}, {frame_count} frames; the model was trained at "
             f"{trained.SIDE_PX} x {trained.SIDE_PX}, {trained.FRAMES} frames"
         )
         return (note,)
 
     def generate(
-        self, scene: Scene, trajectory: Trajectory, condition: Condition, *, task: Task
+        self, condition: Condition, view: View | None, *, task: Task
     ) -> Iterator[NDArray[np.uint8]]:
-        """The frames; see `Engine`. The scene itself is not looked at again.
+        """The frames; see `Engine`. Scene and camera are not looked at.
 
         Raises:
             InputError: Of `check_condition`, of loading, `prompt_too_long`, `latents_invalid` or
