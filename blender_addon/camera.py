@@ -66,6 +66,34 @@ def sample_trajectory(
     return TrajectoryDocument(width_px=width_px, height_px=height_px, poses=tuple(poses))
 
 
+def _cameras_by_frame(
+    context: bpy.types.Context, shot: bpy.types.Object, frame_start: int, frame_end: int
+) -> list[bpy.types.Object]:
+    found: list[bpy.types.Object] = []
+    for stretch in camera_binding.stretches(context.scene, shot, frame_start, frame_end):
+        camera = stretch.camera
+        if found and camera_binding.is_of_another_shot(camera, shot):
+            camera = found[-1]
+        found += [_checked(context, shot, camera)] * (stretch.last - stretch.first + 1)
+    return found
+
+
+def _checked(
+    context: bpy.types.Context, shot: bpy.types.Object, camera: bpy.types.Object | None
+) -> bpy.types.Object:
+    if camera is None or context.view_layer.objects.get(camera.name) != camera:
+        found = "none" if camera is None else f"{camera.name} outside it"
+        message = (
+            f"expected a camera for {shot.name} in the view layer, found {found}; choose one in "
+            "the panel, or bind one to the markers"
+        )
+        raise InputError("camera_missing", message)
+    if camera.type != "CAMERA":
+        message = f"expected a camera, found {camera.name} bound by a marker; bind a camera"
+        raise InputError("camera_type", message)
+    return camera
+
+
 def evaluated_pose(
     context: bpy.types.Context,
     shot: bpy.types.Object,
@@ -98,34 +126,6 @@ def evaluated_pose(
         cy_px=cy_px,
         source_time=min(max(source_time, 0), clip.frame_count - 1),
     )
-
-
-def _cameras_by_frame(
-    context: bpy.types.Context, shot: bpy.types.Object, frame_start: int, frame_end: int
-) -> list[bpy.types.Object]:
-    found: list[bpy.types.Object] = []
-    for stretch in camera_binding.stretches(context.scene, shot, frame_start, frame_end):
-        camera = stretch.camera
-        if found and camera_binding.is_of_another_shot(camera, shot):
-            camera = found[-1]
-        found += [_checked(context, shot, camera)] * (stretch.last - stretch.first + 1)
-    return found
-
-
-def _checked(
-    context: bpy.types.Context, shot: bpy.types.Object, camera: bpy.types.Object | None
-) -> bpy.types.Object:
-    if camera is None or context.view_layer.objects.get(camera.name) != camera:
-        found = "none" if camera is None else f"{camera.name} outside it"
-        message = (
-            f"expected a camera for {shot.name} in the view layer, found {found}; choose one in "
-            "the panel, or bind one to the markers"
-        )
-        raise InputError("camera_missing", message)
-    if camera.type != "CAMERA":
-        message = f"expected a camera, found {camera.name} bound by a marker; bind a camera"
-        raise InputError("camera_type", message)
-    return camera
 
 
 def intrinsics_px(

@@ -180,14 +180,16 @@ def _wanted_view() -> View | None:
 
 
 def _view(context: bpy.types.Context) -> View | None:
-    shot, scene = active_shot(context), context.scene
+    shot = active_shot(context)
     if shot is None:
         return None
+    scene = context.scene
     viewer = camera_binding.camera_at(scene, shot, scene.frame_current)
-    if viewer is None or context.view_layer.objects.get(viewer.name) != viewer:
-        return None
-    if viewer.type != "CAMERA":
-        # A marker may bind anything.
+    if (
+        viewer is None
+        or viewer.type != "CAMERA"
+        or context.view_layer.objects.get(viewer.name) != viewer
+    ):
         return None
     clip, render = shot.ex4d_shot, scene.render
     size_px = scene.ex4d_generate.size_px(clip.width_px, clip.height_px)

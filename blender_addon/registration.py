@@ -51,9 +51,9 @@ MODULES: tuple[ModuleType, ...] = (
     panels,
     ops_coverage,
     ops_takes,
+    pie_menu,
     thumbnails,
     panel_takes,
-    pie_menu,
 )
 
 

@@ -278,3 +278,16 @@ def test_panel_refuses_a_frame_step_before_generate(addon, shot):
     with pytest.raises(addon("_vendor.errors").InputError, match="Step to 1") as caught:
         addon("panels").take_text(bpy.context, shot)
     assert caught.value.code == "frame_step"
+
+
+def test_condition_is_drawn_for_the_camera_that_is_seen_through(addon, shot):
+    import bpy
+
+    side = add_camera(shot, "Side", 0.5)
+    bind(shot.ex4d_shot.camera, 1)
+    bind(side, 11)
+    for frame, camera in ((3, shot.ex4d_shot.camera), (12, side)):
+        bpy.context.scene.frame_set(frame)
+        view = addon("condition")._view(bpy.context)
+        assert view.camera_name == camera.name
+        assert view.pose.cam_to_world[3] == pytest.approx(camera.location.x, abs=1e-5)
