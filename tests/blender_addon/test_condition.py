@@ -212,3 +212,22 @@ def test_camera_that_sees_nothing_is_all_magenta(addon, shot):
     bpy.context.view_layer.update()
     show(addon)
     assert unseen_share(addon) == 1.0
+
+
+def test_camera_that_a_marker_binds_is_the_one(addon, shot):
+    import bpy
+
+    data = bpy.data.cameras.new("Other")
+    other = bpy.data.objects.new("Other", data)
+    bpy.context.scene.collection.objects.link(other)
+    other.rotation_euler.x = -math.pi / 2
+    markers = bpy.context.scene.timeline_markers
+    markers.new("first", frame=11).camera = shot.ex4d_shot.camera
+    markers.new("cut", frame=13).camera = other
+    show(addon)
+    assert len(shot.ex4d_shot.camera.data.background_images) == 1
+    bpy.context.scene.frame_set(13)
+    tick(addon)
+    assert len(shot.ex4d_shot.camera.data.background_images) == 0
+    assert len(data.background_images) == 1
+    assert unseen_share(addon) == 1.0
