@@ -37,8 +37,9 @@ BLENDERS_OWN = re.compile(
     # What an operator reports to the user.
     Info:\ | \d\d:\d\d\.\d+\s+(operator|reports)\s+\|\s(?!Error|Warning)
     |
-    # 5.2 draws an image sequence once before it knows the frame, after redo; then rightly.
-    \d\d:\d\d\.\d+\s+gpu.texture\s+\|\sERROR\ Failed\ to\ create\ GPU\ texture\ from\ Blender\ image
+    # An image sequence is drawn once before its frame is known, after redo; then rightly.
+    GPUTexture:\ Blender\ Texture\ Not\ Loaded!
+    | \d\d:\d\d\.\d+\s+gpu.texture\s+\|\sERROR\ Failed\ to\ create\ GPU\ texture\ from\ Blender
     |
     # 5.2 says when and who.
     (\d\d:\d\d\.\d+\s+blend\s+\|\s)?
