@@ -37,7 +37,7 @@ BLENDERS_OWN = re.compile(
     # What an operator reports to the user.
     Info:\ | \d\d:\d\d\.\d+\s+(operator|reports)\s+\|\s(?!Error|Warning)
     |
-    # An image sequence is drawn once before its frame is known, after redo; then rightly.
+    # Said once after redo, of a sequence that the next redraw shows; why has not been found out.
     GPUTexture:\ Blender\ Texture\ Not\ Loaded!
     | \d\d:\d\d\.\d+\s+gpu.texture\s+\|\sERROR\ Failed\ to\ create\ GPU\ texture\ from\ Blender
     |
