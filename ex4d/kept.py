@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from .arrays import open_array
 from .errors import InputError
 from .framestore import each_frame
+from .task import Task
 
 #: What stays free on the disk: parts are a comfort, and others need the room.
 RESERVE_BYTES = 4 << 30
@@ -46,8 +47,8 @@ class KeptParts:
             return None
 
     def save(self, number: int, values: NDArray[np.float32]) -> None:
-        """Keep a part, if there is room for it; it is whole or not there."""
-        if self._folder is None:
+        """Keep a part, if there is room for it and it is numbers; it is whole or not there."""
+        if self._folder is None or not np.isfinite(values).all():
             return
         path = self._path(number)
         temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
@@ -67,9 +68,16 @@ class KeptParts:
         return self._folder / f"{number:05d}.npy"
 
 
-def identity_of(frames: NDArray[np.uint8], settings: Iterable[object]) -> str:
-    """32 hexadecimal digits that differ where frames or settings do."""
+def identity_of(frames: NDArray[np.uint8], settings: Iterable[object], *, task: Task) -> str:
+    """32 hexadecimal digits that differ where frames or settings do.
+
+    Args:
+        frames: (frames, height, width, 3).
+        settings: Everything else that the result depends on.
+        task: Asked about every frame whether to stop.
+    """
     digest = hashlib.sha256(repr((frames.shape, *settings)).encode())
     for frame in each_frame(frames):
+        task.check()
         digest.update(np.ascontiguousarray(frame).data)
     return digest.hexdigest()[:32]

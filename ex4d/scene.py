@@ -48,7 +48,8 @@ class Scene:
         text = self._read_document()
         try:
             self.document = msgspec.json.decode(text, type=SceneDocument)
-        except msgspec.DecodeError as error:
+        # Bytes that are no text are a ValueError of their own.
+        except ValueError as error:
             msg = (
                 f"expected a scene's document in {folder / DOCUMENT_NAME}, found: {error}; "
                 "copy the scene again, or make it with this version"

@@ -40,7 +40,8 @@ class Take:
             with path.open("rb") as file:
                 text = file.read(_MAX_DOCUMENT_BYTES)
             self.document = msgspec.json.decode(text, type=TakeDocument)
-        except (OSError, msgspec.DecodeError) as error:
+        # Bytes that are no text are a ValueError of their own.
+        except (OSError, ValueError) as error:
             msg = f"expected a take in {folder}, found none that can be read: {error}"
             raise InputError("take_invalid", msg) from error
 

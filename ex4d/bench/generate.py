@@ -342,7 +342,7 @@ def measure_take(architecture: Architecture, plan: Plan, mode: Any, device: Any)
 
     models = build_models(architecture, plan, mode, device)
     if plan.cards > 1:
-        two_cards.use_second_card(models)
+        two_cards.use_second_card(models, plan.tokens)
         if models.second is None:
             msg = (
                 "expected a second card like the first, with room for the transformer, found none; "

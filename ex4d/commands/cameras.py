@@ -43,7 +43,8 @@ def chosen_trajectory(arguments: argparse.Namespace, scene: "Scene") -> "Traject
     try:
         text = arguments.trajectory.read_bytes()
         document = msgspec.json.decode(text, type=TrajectoryDocument)
-    except (OSError, msgspec.DecodeError) as error:
+    # Bytes that are no text are a ValueError of their own.
+    except (OSError, ValueError) as error:
         msg = f"expected a trajectory document in {arguments.trajectory}, found none: {error}"
         raise InputError("trajectory_invalid", msg) from error
     return Trajectory.from_document(document)

@@ -118,7 +118,7 @@ def _graphics_card() -> Iterator[Finding]:
     card = torch.cuda.get_device_properties(0)
     yield Finding("ok", "CUDA", f"{card.name}, {card.total_memory / 1e9:.0f} GB")
     if torch.cuda.device_count() > 1:
-        text = f"{torch.cuda.device_count()} cards: a take with guidance uses two, in half the time"
+        text = f"{torch.cuda.device_count()}: guidance uses two of a kind that hold the whole model"
         yield Finding("ok", "cards", text)
     from ex4d.diffusion.wan.fp8 import has_products
     from ex4d.diffusion.wan.memory import main_memory_bytes

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 #: In the folder of results: what an attempt that ended early leaves to the next.
-_KEPT = "unfinished"
+_KEPT = ".ex4d-unfinished"
 #: What the reference adds to the nearest depth of frame 0 to get the orbit's radius.
 _RADIUS_MARGIN = 0.15
 _REFERENCE_FOCAL_PX = 500.0
@@ -60,7 +60,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 def run(arguments: argparse.Namespace) -> int:
     """Write `color_<cam>.mp4`, `mask_<cam>.mp4`, `camera_<cam>.npz`, `DW-Mesh.ply` and `scene/`.
 
-    Windows of depth that an attempt finished lie in `unfinished/` until the scene is whole.
+    Windows of depth that an attempt finished lie in `.ex4d-unfinished/` until the scene is whole.
     """
     import shutil
 

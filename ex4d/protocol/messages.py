@@ -40,6 +40,8 @@ PREVIEW_MINOR = 1
 ESTIMATORS_MINOR = 2
 #: The first minor version whose clients know `TakeTimes`.
 TAKE_TIMES_MINOR = 3
+#: From here on a reconstruction may leave open whether depth is refined; before, silence meant no.
+REFINES_MINOR = 3
 
 MAX_HEADER_BYTES = 4 << 20
 MAX_CHUNK_BYTES = 1 << 20

@@ -95,9 +95,11 @@ class BlobStore:
 
     def left_bytes(self, user: str) -> int:
         """What a user may still store."""
+        return max(0, self._quota_bytes(user) - self._used[user])
+
+    def _quota_bytes(self, user: str) -> int:
         own_bytes = self._limits.of(user).user_bytes
-        user_bytes = self._quotas.user_bytes if own_bytes is None else own_bytes
-        return max(0, user_bytes - self._used[user])
+        return self._quotas.user_bytes if own_bytes is None else own_bytes
 
     def stored_bytes(self) -> int:
         """What all users have stored or reserved."""
@@ -246,11 +248,14 @@ class BlobStore:
     def _make_room(
         self, user: str, more_bytes: int, new_bytes: int, keep: Iterable[BlobKey]
     ) -> None:
-        """Remove the user's least recently used blobs until the new ones fit."""
+        """Remove the user's least recently used blobs until the new ones fit.
+
+        Nothing is removed if that would not be enough.
+        """
         kept = set(keep)
         limit_s = time.time() - self._quotas.young_s
         idle = sorted(
-            (entry.used_s, key)
+            (entry.used_s, key, entry.size_bytes)
             for table in (self._parts, self._blobs)
             for key, entry in table.items()
             if entry.used_s < limit_s
@@ -258,21 +263,27 @@ class BlobStore:
             and key not in kept
             and self._is_removable(key)
         )
+        removable_bytes = sum(size_bytes for _, _, size_bytes in idle)
+        if problem := self._shortage(user, more_bytes, new_bytes, freed_bytes=removable_bytes):
+            raise problem
         while problem := self._shortage(user, more_bytes, new_bytes):
             if not idle:
                 raise problem
             self._remove(idle.pop(0)[1])
 
-    def _shortage(self, user: str, more_bytes: int, new_bytes: int) -> InputError | None:
-        left_bytes = self.left_bytes(user)
+    def _shortage(
+        self, user: str, more_bytes: int, new_bytes: int, *, freed_bytes: int = 0
+    ) -> InputError | None:
+        left_bytes = max(0, self._quota_bytes(user) - self._used[user] + freed_bytes)
         if more_bytes > left_bytes:
             msg = (
                 f"expected to store {more_bytes} bytes more, found room for {left_bytes} "
                 "in your quota; wait until old files expire or ask for more"
             )
             return InputError("quota_exceeded", msg)
-        total_left_bytes = self._quotas.total_bytes - self._used.total()
-        if more_bytes > total_left_bytes or new_bytes > self.disk_left_bytes():
+        total_left_bytes = self._quotas.total_bytes - self._used.total() + freed_bytes
+        disk_left_bytes = self.disk_left_bytes() + freed_bytes
+        if more_bytes > total_left_bytes or new_bytes > disk_left_bytes:
             msg = (
                 f"expected room for {new_bytes} bytes on the server, found its disk full; "
                 "ask the server's owner to make room"

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _LOCAL_FOLDERS = 8
 #: Of a CURVE key in Z85.
 _KEY_LENGTH = 40
-#: The most that the protocol can name: a PiB.
+#: A PiB: the most that the protocol can name.
 _MOST_GIB = 1 << 20
 _ANY_ADDRESS = ("0.0.0.0", "::", "*")  # noqa: S104 - recognised here, not bound
 
@@ -219,14 +219,16 @@ def _limit(arguments: argparse.Namespace) -> int:
     import msgspec
 
     from .config import GIB
-    from .limits import MAX_UNFINISHED, LimitsFile, UserLimits
+    from .limits import MOST_UNFINISHED, LimitsFile, UserLimits
 
     is_set = arguments.quota_gib is not None or arguments.jobs is not None
     if is_set == arguments.none:
         msg = "expected --quota-gib, --jobs or both, or else --none; say what the limit shall be"
         raise InputError("limit_missing", msg)
-    if arguments.jobs is not None and not 1 <= arguments.jobs <= MAX_UNFINISHED:
-        msg = f"expected 1 to {MAX_UNFINISHED} jobs, found {arguments.jobs}; revoke who may do none"
+    if arguments.jobs is not None and not 1 <= arguments.jobs <= MOST_UNFINISHED:
+        msg = (
+            f"expected 1 to {MOST_UNFINISHED} jobs, found {arguments.jobs}; revoke who may do none"
+        )
         raise InputError("limit_jobs", msg)
     file = LimitsFile(_data(arguments))
     limits = UserLimits() if arguments.none else file.of(arguments.name)

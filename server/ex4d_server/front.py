@@ -10,6 +10,7 @@ from typing import Any
 
 import structlog
 import zmq
+from msgspec import structs
 
 from ex4d import __version__
 from ex4d.errors import Ex4dError, InputError, ProtocolError
@@ -41,6 +42,7 @@ from ex4d.protocol.messages import (
     Paired,
     Ping,
     Pong,
+    ReconstructJob,
     Welcome,
 )
 
@@ -246,7 +248,10 @@ class Front:
         self._downloads.abort(session, message.sha256)
 
     def _submit(self, session: Session, message: JobSubmit) -> None:
-        event = self._scheduler.submit(session.user, message.request_id, message.job)
+        job = message.job
+        if isinstance(job, ReconstructJob) and job.refines is None:
+            job = structs.replace(job, refines=None if session.leaves_refining_open else False)
+        event = self._scheduler.submit(session.user, message.request_id, job)
         session.send(JobAccepted(in_reply_to=message.request_id, job_id=event.job_id))
         self._follow(session, event)
 

@@ -222,7 +222,7 @@ class Journal:
                     event=msgspec.json.decode(event, type=JobEvent),
                     lost=lost,
                 )
-            except msgspec.MsgspecError as error:
+            except ValueError as error:
                 _log.error("job_set_aside", job=job_id, user=user, problem=str(error))
                 self._set_aside(job_id)
                 continue
@@ -310,7 +310,7 @@ def _event_of(job_id: str, event: bytes, is_final: int) -> JobEvent:
             return known
         # After whatever was told and not written.
         seq, attempt = known.seq + SEQ_STEP, known.attempt
-    except msgspec.MsgspecError:
+    except ValueError:
         # Nobody knows what was told: clients take only what is newer.
         seq = attempt = _BEYOND_ALL
     return JobEvent(

@@ -20,7 +20,7 @@ _log = structlog.get_logger(__name__)
 #: The most that the protocol can name: a PiB.
 MAX_BYTES = 1 << 50
 #: Unfinished jobs that anybody may be allowed: each costs memory and a turn.
-MAX_UNFINISHED = 1000
+MOST_UNFINISHED = 1000
 _MAX_FILE_BYTES = 4 << 20
 
 
@@ -30,7 +30,7 @@ class UserLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
     #: Files stored, in bytes.
     user_bytes: Annotated[int, msgspec.Meta(ge=1, le=MAX_BYTES)] | None = None
     #: Jobs that wait or run.
-    unfinished_jobs: Annotated[int, msgspec.Meta(ge=1, le=MAX_UNFINISHED)] | None = None
+    unfinished_jobs: Annotated[int, msgspec.Meta(ge=1, le=MOST_UNFINISHED)] | None = None
 
     def __str__(self) -> str:
         words: list[str] = []
@@ -102,7 +102,8 @@ class LimitsFile:
             self._limits = msgspec.json.decode(text, type=dict[str, UserLimits])
         except FileNotFoundError:
             self._signature, self._limits = None, {}
-        except (OSError, msgspec.MsgspecError) as error:
+        # Bytes that are no text are a ValueError of their own.
+        except (OSError, ValueError) as error:
             msg = (
                 f"expected the limits of users in {self._path}, found something else ({error}); "
                 "restore the file, or remove it and set them again with `ex4d keys limit`"

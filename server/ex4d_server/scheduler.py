@@ -46,7 +46,7 @@ _log = structlog.get_logger(__name__)
 #: Attempts that may be lost before a job is given up.
 MAX_LOST = 3
 #: Unfinished jobs that a user may have who has no limit of their own.
-MAX_UNFINISHED = 100
+USUAL_UNFINISHED = 100
 #: Progress is told no more often than this.
 PROGRESS_PERIOD_S = 0.2
 
@@ -187,7 +187,7 @@ class Scheduler:
         if known:
             return self.event_of(user, known)
         self._check_files(user, request)
-        allowed = self._limits.of(user).unfinished_jobs or MAX_UNFINISHED
+        allowed = self._limits.of(user).unfinished_jobs or USUAL_UNFINISHED
         if sum(job.record.user == user for job in self._jobs.values()) >= allowed:
             msg = f"expected at most {allowed} unfinished jobs; wait until some have ended"
             raise InputError("queue_full", msg)
@@ -376,6 +376,8 @@ class Scheduler:
         await loop.run_in_executor(self._threads, self._link_inputs, record, inputs)
         if job.cancel.is_set():
             raise CancelledError
+        # Other jobs may have filled it since this one was submitted.
+        self._check_room(record)
         kept_folder = self._kept_work.folder_of(record.user)
         work = Work(record.id, record.request, inputs, folder / "output", kept_folder)
         started_s = time.monotonic()
@@ -395,6 +397,10 @@ class Scheduler:
             files.append(FileRef(path=name, sha256=key[1], size_bytes=size_bytes))
         self._results.add(record.user, record.request, tuple(files))
         return tuple(files)
+
+    def _check_room(self, record: JobRecord) -> None:
+        files = [(record.user, file.sha256) for file in _files_of(record.request)]
+        self._blobs.check_room_for_results(record.user, files)
 
     def _link_inputs(self, record: JobRecord, inputs: Path) -> None:
         """Lay the job's files out under their relative paths; runs in a thread."""

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from ex4d.protocol.messages import (
     FINAL_STATES,
     PREVIEW_MINOR,
+    REFINES_MINOR,
     TAKE_TIMES_MINOR,
     Error,
     JobEvent,
@@ -72,6 +73,11 @@ class Session:
         self._previews: dict[str, tuple[JobPreview, memoryview]] = {}
         #: Jobs of which a preview was sent that the client has not read yet.
         self._previews_under_way: set[str] = set()
+
+    @property
+    def leaves_refining_open(self) -> bool:
+        """Whether silence about refined depth means what the server thinks best."""
+        return self._minor >= REFINES_MINOR
 
     def send(self, message: ServerMessage, payload: memoryview | None = None) -> None:
         """Send a message; a peer that is gone, or asks without reading, loses its session."""

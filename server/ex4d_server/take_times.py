@@ -50,6 +50,7 @@ class MeasuredTakes:
             return msgspec.json.decode(self._path.read_bytes(), type=TakeTimes)
         except FileNotFoundError:
             pass
-        except (OSError, msgspec.DecodeError) as error:
+        # Bytes that are no text are a ValueError of their own.
+        except (OSError, ValueError) as error:
             _log.warning("take_times_not_read", reason=str(error))
         return TakeTimes(times=())

@@ -126,7 +126,9 @@ def test_network_that_sees_nothing(
     error = capsys.readouterr().err
     assert "[depth_values]" in error
     assert words in error
-    assert not (folder / "out").exists()
+    assert not (folder / "out" / "scene").exists()
+    # Numbers are kept as any finished window is, what is none is not.
+    assert any((folder / "out").rglob("*.npy")) == np.isfinite(bias)
 
 
 def test_models_commands_know_the_estimators(
@@ -156,7 +158,7 @@ def test_recon_that_was_stopped_goes_on(folder: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr("ex4d.scene.write_scene", stop)
     assert recon(folder) != 0
-    assert list((folder / "out" / "unfinished").rglob("*.npy"))
+    assert list((folder / "out" / ".ex4d-unfinished").rglob("*.npy"))
     monkeypatch.undo()
     monkeypatch.setenv("EX4D_MODELS", str(folder / "models"))
     monkeypatch.setattr(estimator, "INPUT_SIDE_PX", 56)
@@ -166,4 +168,4 @@ def test_recon_that_was_stopped_goes_on(folder: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(Network, "encode", refuse)
     assert recon(folder) == 0
-    assert not (folder / "out" / "unfinished").exists()
+    assert not (folder / "out" / ".ex4d-unfinished").exists()

@@ -8,6 +8,7 @@ import pytest
 
 from ex4d import kept
 from ex4d.kept import KeptParts, identity_of
+from ex4d.task import Task
 
 VALUES = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
 
@@ -65,10 +66,13 @@ def test_full_disk_keeps_nothing_and_stops_nothing(
 
 def test_identity_tells_frames_and_settings_apart() -> None:
     frames = np.zeros((2, 3, 4, 3), np.uint8)
-    names = {identity_of(frames, ("a", 1)), identity_of(frames, ("a", 2))}
+    names = {identity_of(frames, ("a", 1), task=Task()), identity_of(frames, ("a", 2), task=Task())}
     changed = frames.copy()
     changed[1, 2, 3, 2] = 1
-    names |= {identity_of(changed, ("a", 1)), identity_of(frames.reshape(2, 4, 3, 3), ("a", 1))}
+    names |= {
+        identity_of(changed, ("a", 1), task=Task()),
+        identity_of(frames.reshape(2, 4, 3, 3), ("a", 1), task=Task()),
+    }
     assert len(names) == 4
-    assert identity_of(frames, ("a", 1)) in names
+    assert identity_of(frames, ("a", 1), task=Task()) in names
     assert all(len(name) == 32 for name in names)

@@ -228,7 +228,7 @@ def test_two_cards_give_the_bytes_of_one(mode: modes.Mode) -> None:
 
     with torch.no_grad():
         expected = take()
-        two_cards.use_second_card(models)
+        two_cards.use_second_card(models, plan.tokens)
         assert models.second is not None
         assert next(models.second.dit.parameters()).device == torch.device("cuda", 1)
         assert torch.equal(take(), expected)

@@ -9,17 +9,17 @@ from ex4d.protocol.take_time import expected_s, kind_of, measured, work_of
 
 
 @pytest.mark.parametrize(
-    ("settings", "kind", "passes"),
+    ("settings", "kind", "steps"),
     [
         (PreviewSettings(), "preview", 1),
-        (Ex4dSettings(), "ex4d exact", 50),
+        (Ex4dSettings(), "ex4d exact guided", 25),
         (Ex4dSettings(mode="draft", steps=4, guidance=1.0), "ex4d draft", 4),
     ],
     ids=["preview", "guided", "unguided"],
 )
-def test_work_is_pixels_times_passes(settings, kind: str, passes: int) -> None:
+def test_work_is_pixels_times_steps(settings, kind: str, steps: int) -> None:
     assert kind_of(settings) == kind
-    assert work_of(settings, 512, 256, 49) == 512 * 256 * 49 * passes
+    assert work_of(settings, 512, 256, 49) == 512 * 256 * 49 * steps
 
 
 def test_measured_take_tells_its_own_time() -> None:

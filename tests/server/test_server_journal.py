@@ -156,15 +156,16 @@ def test_upgrade_that_fails_changes_nothing(path: Path) -> None:
 
 
 @pytest.mark.parametrize("column", ["body", "event"])
-def test_row_that_cannot_be_decoded_is_set_aside(path: Path, column: str) -> None:
+@pytest.mark.parametrize(
+    "damage", [b'{"type":"of another time"}', b'{"type":"\xff"}', b""], ids=repr
+)
+def test_row_that_cannot_be_decoded_is_set_aside(path: Path, column: str, damage: bytes) -> None:
     journal = Journal(path)
     damaged = journal.add("anna", new_id(), render_job([]))
     damaged.advance(state="running", attempt=2)
     journal.save(damaged)
     whole = journal.add("anna", new_id(), render_job([]))
-    journal._database.execute(
-        f"UPDATE jobs SET {column} = ? WHERE id = ?", (b'{"type":"of another time"}', damaged.id)
-    )
+    journal._database.execute(f"UPDATE jobs SET {column} = ? WHERE id = ?", (damage, damaged.id))
     assert [record.id for record in journal.unfinished()] == [whole.id]
     assert journal.count_set_aside() == 1
     told = journal.find("anna", damaged.id)
@@ -179,7 +180,7 @@ def test_row_that_cannot_be_decoded_is_set_aside(path: Path, column: str) -> Non
     again = Journal(path)
     assert [record.id for record in again.unfinished()] == [whole.id]
     rows = again._database.execute(f"SELECT {column} FROM jobs WHERE id = ?", (damaged.id,))
-    assert rows.fetchone() == (b'{"type":"of another time"}',), "kept as it was"
+    assert rows.fetchone() == (damage,), "kept as it was"
     again.remove_old(keep_s=DAY_S)
     assert again.count_set_aside() == 1
     again.remove_old(keep_s=-1.0)

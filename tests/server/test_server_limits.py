@@ -46,6 +46,7 @@ def test_limits_are_kept_and_seen_by_whoever_has_the_folder(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     "text",
     [
+        '{"anna\xe9": {}}',
         "",
         "[]",
         json.dumps({"anna": {"user_bytes": 0}}),
@@ -55,12 +56,13 @@ def test_limits_are_kept_and_seen_by_whoever_has_the_folder(tmp_path: Path) -> N
         json.dumps({"anna": {"quota": 1}}),
         "[" * 100_000,
     ],
-    ids=["empty", "list", "zero", "fraction", "huge", "many", "unknown", "nested"],
+    ids=["no text", "empty", "list", "zero", "fraction", "huge", "many", "unknown", "nested"],
 )
 def test_damaged_file_lifts_no_limit(tmp_path: Path, text: str) -> None:
     limits = LimitsFile(tmp_path)
     limits.set("anna", UserLimits(user_bytes=1000))
-    (tmp_path / "keys" / "limits.json").write_text(text)
+    # As an editor writes that does not know of UTF-8.
+    (tmp_path / "keys" / "limits.json").write_bytes(text.encode("latin-1"))
     limits.refresh()
     assert limits.of("anna") == UserLimits(user_bytes=1000)
     with pytest.raises(InputError) as caught:
@@ -103,6 +105,22 @@ def test_room_for_results_is_made_of_old_files_but_the_jobs_own(tmp_path: Path) 
     blobs = BlobStore(tmp_path / "blobs", Quotas(user_bytes=6 << 20))
     blobs.check_room_for_results("anna", keys[:1])
     assert [blobs.size_of(key) is None for key in keys] == [False, True]
+
+
+def test_nothing_is_removed_where_that_would_not_make_room_enough(tmp_path: Path) -> None:
+    blobs = BlobStore(tmp_path / "blobs", Quotas())
+    for _ in range(3):
+        (tmp_path / "result").write_bytes(random_bytes(1 << 20))
+        blobs.adopt_part(*blobs.take_file("anna", tmp_path / "result"))
+    for path in (tmp_path / "blobs").rglob("*"):
+        os.utime(path, (1, 1))
+    limits = LimitsFile(tmp_path)
+    limits.set("anna", UserLimits(user_bytes=1 << 19))
+    blobs = BlobStore(tmp_path / "blobs", Quotas(), limits)
+    with pytest.raises(InputError) as caught:
+        blobs.check_room_for_results("anna", [])
+    assert caught.value.code == "quota_exceeded"
+    assert blobs.stored_bytes() == 3 << 20
 
 
 def test_running_server_keeps_to_new_limits(own_server: OwnServer, connect: Connect) -> None:

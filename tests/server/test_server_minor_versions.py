@@ -1,5 +1,7 @@
 """Old clients at new servers, and new clients at old ones, of the same major version."""
 
+import json
+import sqlite3
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +15,13 @@ from server_users import add_user
 
 from ex4d.client import JobPhase
 from ex4d.protocol.documents import FileRef, PreviewSettings
-from ex4d.protocol.messages import PROTOCOL_MINOR, GenerateJob, JobPreview
+from ex4d.protocol.messages import (
+    PROTOCOL_MINOR,
+    REFINES_MINOR,
+    GenerateJob,
+    JobPreview,
+    ReconstructJob,
+)
 
 
 class OldServer(ServerProcess):
@@ -47,6 +55,25 @@ def test_client_of_another_minor_version_is_served(
     assert client.fetch(event.files[0])
     kinds = {type(message) for message, _ in client.unread}
     assert (JobPreview in kinds) == (minor > 0), "what it does not know it does not get"
+
+
+def test_silence_about_refined_depth_meant_no_in_older_clients(
+    tmp_path: Path, connect: Callable[..., RawClient]
+) -> None:
+    content = random_bytes(1000)
+    job = ReconstructJob(files=(file_ref("clip.mp4", content),), clip="clip.mp4", name="x")
+    jobs: list[str] = []
+    with ServerProcess(tmp_path / "data") as server:
+        keys = add_user(server)[1]
+        for minor in (REFINES_MINOR - 1, REFINES_MINOR):
+            client = connect(server, keys)
+            client.hello(protocol_minor=minor)
+            client.upload([content])
+            jobs.append(client.submit(job))
+            assert client.wait_for_end(jobs[-1]).state == "done"
+    with sqlite3.connect(tmp_path / "data" / "journal.sqlite3") as database:
+        bodies = dict(database.execute("SELECT id, body FROM jobs").fetchall())
+    assert [json.loads(bodies[job_id]).get("refines") for job_id in jobs] == [False, None]
 
 
 def test_client_at_an_older_server(old_server: ServerProcess, tmp_path: Path) -> None:

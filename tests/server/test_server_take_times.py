@@ -82,6 +82,8 @@ def test_newest_of_a_size_counts_and_old_sizes_give_way(
 
 def test_other_jobs_and_damaged_files_do_no_harm(tmp_path: Path) -> None:
     path = tmp_path / "take_times.json"
+    path.write_bytes(b'{"type": "\xff"}')
+    assert MeasuredTakes(path, lambda _user, _times: None).times.times == ()
     path.write_text('{"type": "take_times", "times": [{"kind": 3}]}')
     takes = MeasuredTakes(path, lambda _user, _times: None)
     assert takes.times.times == ()

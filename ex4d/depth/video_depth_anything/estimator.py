@@ -175,7 +175,7 @@ class VideoDepthAnything:
         if task.kept_folder is None:
             return KeptParts(None)
         settings = (__version__, self.name, self.weights.version, size, self._dtype)
-        return KeptParts(task.kept_folder, identity_of(frames, settings))
+        return KeptParts(task.kept_folder, identity_of(frames, settings, task=task))
 
 
 def build_network(path: Path) -> Network:

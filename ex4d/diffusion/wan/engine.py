@@ -266,7 +266,7 @@ class WanEngine:
             models, condition, seed=settings.seed, on_frame=reporter("encoding")
         )
         if len(embeddings) > 1:
-            two_cards.use_second_card(models)
+            two_cards.use_second_card(models, trained.token_count(*condition.mask.shape))
         guidance = denoise.embed_guidance(
             models, embeddings, inputs.image_tokens, settings.guidance
         )

@@ -13,33 +13,38 @@ import torch
 from torch import nn
 
 from .loading import WanModels
-from .memory import OVERHEAD_BYTES
+from .memory import BYTES_PER_TOKEN, OVERHEAD_BYTES
 from .streaming import all_tensors
 
 _log = logging.getLogger(__name__)
 
 
-def use_second_card(models: WanModels) -> None:
+def use_second_card(models: WanModels, tokens: int) -> None:
     """Give the models a second card, where there is one and all weights lie on the first.
 
-    It must compute as the first one does and have room. `CUDA_VISIBLE_DEVICES` decides which cards
-    there are at all.
+    It must be of the same kind and have room. `CUDA_VISIBLE_DEVICES` decides which cards there are
+    at all.
+
+    Args:
+        models: Get a `second`.
+        tokens: Of the longest video.
     """
     if models.second is None and models.device.type == "cuda" and models.blocks.is_resident:
         weights_bytes = sum(tensor.nbytes for tensor in all_tensors(models.dit))
-        device = _second_card(models.device, weights_bytes)
+        needed_bytes = weights_bytes + tokens * BYTES_PER_TOKEN + OVERHEAD_BYTES
+        device = _second_card(models.device, needed_bytes)
         if device is not None:
             models.second = copy_transformer(models, device)
 
 
-def _second_card(first: torch.device, weights_bytes: int) -> torch.device | None:
+def _second_card(first: torch.device, needed_bytes: int) -> torch.device | None:
     own = first.index or 0
-    capability = torch.cuda.get_device_capability(own)
+    name = torch.cuda.get_device_name(own)
     for index in range(torch.cuda.device_count()):
-        if index == own or torch.cuda.get_device_capability(index) != capability:
+        if index == own or torch.cuda.get_device_name(index) != name:
             continue
         free_bytes, _ = torch.cuda.mem_get_info(index)
-        if free_bytes > weights_bytes + OVERHEAD_BYTES:
+        if free_bytes > needed_bytes:
             _log.info("guidance on two cards: %s and cuda:%d", first, index)
             return torch.device("cuda", index)
         _log.info("cuda:%d is left out: %.1f GiB free", index, free_bytes / 2**30)

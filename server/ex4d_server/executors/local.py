@@ -231,7 +231,8 @@ class _Worker:
             try:
                 content = self._connection.recv_bytes(MAX_FROM_WORKER_BYTES)
                 message = msgspec.json.decode(content, type=FromWorker)
-            except (EOFError, OSError, msgspec.MsgspecError):
+            # Bytes that are no text are a ValueError of their own.
+            except (EOFError, OSError, ValueError):
                 message = None
             try:
                 if isinstance(message, WorkPreview):
