@@ -191,6 +191,31 @@ def test_sequencer_means_the_take_of_the_active_strip(addon, shot, sequencer, pa
     assert bpy.context.scene.ex4d_generate.seed == 7
 
 
+def test_strips_that_are_no_take_are_told_apart_without_the_disk(
+    addon, shot, tmp_path, monkeypatch
+):
+    import pathlib
+
+    import bpy
+
+    collection = addon("compat").strips_of(bpy.context.scene.sequence_editor)
+    foreign = lay(addon, tmp_path, "Mine", channel=20, first=11, count=1)
+    color = collection["Tiny preview color.001"]
+    asked = []
+    abspath = bpy.path.abspath
+    monkeypatch.setattr(bpy.path, "abspath", lambda path: asked.append(path) or abspath(path))
+
+    def fail(*_arguments, **_settings):
+        raise AssertionError("asks the disk")
+
+    for name in ("resolve", "stat", "is_file", "is_dir"):
+        monkeypatch.setattr(pathlib.Path, name, fail)
+    assert addon("strips").take_of(collection, foreign) is None
+    assert asked == [], "its folder alone says that it is none"
+    assert addon("strips").take_of(collection, color).name == "Tiny preview.001"
+    assert len(asked) <= 2 * len(collection), "in proportion to the strips"
+
+
 def test_settings_of_a_take_come_back(addon, shot):
     import bpy
 
