@@ -57,12 +57,15 @@ def sample_trajectory(
         cameras = [_checked(context, shot, camera)] * (frame_end - frame_start + 1)
     poses: list[CameraPose] = []
     shown, shown_subframe = scene.frame_current, scene.frame_subframe
+    # Markers switch it on each frame, and not back to one that no marker binds.
+    active_camera = scene.camera
     try:
         for frame, seen_through in enumerate(cameras, frame_start):
             scene.frame_set(frame)
             poses.append(evaluated_pose(context, shot, seen_through, width_px, height_px))
     finally:
         scene.frame_set(shown, subframe=shown_subframe)
+        scene.camera = active_camera
     return TrajectoryDocument(width_px=width_px, height_px=height_px, poses=tuple(poses))
 
 
