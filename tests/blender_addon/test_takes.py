@@ -61,6 +61,21 @@ def test_takes_are_shown_in_turn(addon, shot):
     assert addon("ops_takes").chosen_take(bpy.context).name == "Tiny preview.001"
 
 
+def test_next_take_of_a_shot_that_is_gone_is_refused_with_words(addon, shot, sequencer):
+    import bpy
+
+    collection = addon("compat").strips_of(bpy.context.scene.sequence_editor)
+    for take in takes(addon, shot):
+        # As takes of older versions.
+        del take["ex4d_take_shot"]
+    bpy.context.scene.sequence_editor.active_strip = collection["Tiny preview"]
+    bpy.data.objects.remove(shot)
+    before = places(addon)
+    with sequencer(), pytest.raises(RuntimeError, match="import its scene"):
+        bpy.ops.ex4d.next_take()
+    assert places(addon) == before
+
+
 def places(addon):
     """Name -> channel, first frame, hidden, of every strip."""
     import bpy
