@@ -79,7 +79,7 @@ class EX4D_OT_measure(picking.PicksOnMesh, NeedsShot, bpy.types.Operator):
         """Ask for the second point, then for the distance."""
         self._points.append(point)
         if len(self._points) == 1:
-            self.ask_for(context, "Second point")
+            self.ask_for("Second point")
             return {"RUNNING_MODAL"}
         self.end_picking(context)
         first, second = self._points
