@@ -105,7 +105,7 @@ class _OnTake(OperatorBase):
 
 
 def _document(strip: bpy.types.Strip) -> TakeDocument:
-    document = strips.take_of_strip(strip)
+    document = strips.document_of(strip)
     if document is None:
         raise InputError("take_missing", f"expected a take, found {strip.name}; choose one")
     return document

@@ -233,7 +233,7 @@ def _meet(frames: tuple[int, int], others: tuple[int, int]) -> bool:
     return frames[0] < others[1] and others[0] < frames[1]
 
 
-def take_of_strip(strip: bpy.types.Strip) -> TakeDocument | None:
+def document_of(strip: bpy.types.Strip) -> TakeDocument | None:
     """How the take of a strip was made; None if the strip is none of ours.
 
     Raises:

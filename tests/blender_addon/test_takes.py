@@ -170,7 +170,7 @@ def test_turns_go_by_age_whatever_the_channels(addon, shot, tmp_path):
     import bpy
     import msgspec
 
-    trajectory = addon("strips").take_of_strip(takes(addon, shot)[0]).trajectory
+    trajectory = addon("strips").document_of(takes(addon, shot)[0]).trajectory
     take = write_take(tmp_path / "three", msgspec.to_builtins(trajectory), width=32, height=24)
     addon("strips").add_take_strips(bpy.context, shot, take)
     shown = []
@@ -262,7 +262,7 @@ def test_generate_again_sends_the_same_path_as_a_new_job(
     assert bpy.ops.ex4d.generate_again(new_seed=new_seed) == {"FINISHED"}
     addon("pump").stop()
     (job,) = current.jobs
-    document = addon("strips").take_of_strip(takes(addon, shot)[0])
+    document = addon("strips").document_of(takes(addon, shot)[0])
     assert job.record.request.trajectory == document.trajectory
     assert job.record.request.settings.seed == seed
     assert job.record.sources["scene.json"] == str(tmp_path / "scene" / "scene.json")
@@ -270,7 +270,7 @@ def test_generate_again_sends_the_same_path_as_a_new_job(
 
 
 def test_generate_again_is_refused_where_the_scene_is_another(addon, shot, tmp_path):
-    document = addon("strips").take_of_strip(takes(addon, shot)[0])
+    document = addon("strips").document_of(takes(addon, shot)[0])
     path = tmp_path / "scene" / "scene.json"
     path.write_text(path.read_text() + " ")
     with pytest.raises(addon("_vendor.errors").InputError) as caught:
@@ -284,7 +284,7 @@ def test_a_new_seed_is_one_that_no_take_has(addon, shot):
 
     strips = addon("strips")
     for strip, seed in zip(takes(addon, shot), (7, 8), strict=True):
-        document = strips.take_of_strip(strip)
+        document = strips.document_of(strip)
         settings = msgspec.structs.replace(document.settings, seed=seed)
         changed = msgspec.structs.replace(document, settings=settings)
         strip[strips.DOCUMENT_PROPERTY] = msgspec.json.encode(changed).decode()
