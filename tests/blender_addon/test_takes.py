@@ -216,19 +216,16 @@ def test_strips_that_are_no_take_are_told_apart_without_the_disk(
     collection = addon("compat").strips_of(bpy.context.scene.sequence_editor)
     foreign = lay(addon, tmp_path, "Mine", channel=20, first=11, count=1)
     color = collection["Tiny preview color.001"]
-    asked = []
-    abspath = bpy.path.abspath
-    monkeypatch.setattr(bpy.path, "abspath", lambda path: asked.append(path) or abspath(path))
-
-    def fail(*_arguments, **_settings):
-        raise AssertionError("asks the disk")
-
-    for name in ("resolve", "stat", "is_file", "is_dir"):
-        monkeypatch.setattr(pathlib.Path, name, fail)
-    assert addon("strips").take_of(collection, foreign) is None
-    assert asked == [], "its folder alone says that it is none"
-    assert addon("strips").take_of(collection, color).name == "Tiny preview.001"
+    asked, resolved = [], []
+    abspath, resolve = bpy.path.abspath, pathlib.Path.resolve
+    with monkeypatch.context() as patch:
+        patch.setattr(bpy.path, "abspath", lambda path: asked.append(path) or abspath(path))
+        patch.setattr(pathlib.Path, "resolve", lambda path: resolved.append(path) or resolve(path))
+        assert addon("strips").take_of(collection, foreign) is None
+        assert asked == [], "its folder alone says that it is none"
+        assert addon("strips").take_of(collection, color).name == "Tiny preview.001"
     assert len(asked) <= 2 * len(collection), "in proportion to the strips"
+    assert resolved == [], "links are not followed, which asks the disk"
 
 
 def test_settings_of_a_take_come_back(addon, shot):
