@@ -54,15 +54,18 @@ def sample_trajectory(
     if camera is None:
         cameras = _cameras_by_frame(context, shot, frame_start, frame_end)
     else:
-        cameras = [_checked(context, shot, camera)] * (frame_end - frame_start + 1)
+        cameras = [required_camera(context, shot, camera)] * (frame_end - frame_start + 1)
     poses: list[CameraPose] = []
     shown, shown_subframe = scene.frame_current, scene.frame_subframe
+    # Markers switch it on each frame, and not back to one that no marker binds.
+    active_camera = scene.camera
     try:
         for frame, seen_through in enumerate(cameras, frame_start):
             scene.frame_set(frame)
             poses.append(evaluated_pose(context, shot, seen_through, width_px, height_px))
     finally:
         scene.frame_set(shown, subframe=shown_subframe)
+        scene.camera = active_camera
     return TrajectoryDocument(width_px=width_px, height_px=height_px, poses=tuple(poses))
 
 
@@ -74,13 +77,18 @@ def _cameras_by_frame(
         camera = stretch.camera
         if found and camera_binding.is_of_another_shot(camera, shot):
             camera = found[-1]
-        found += [_checked(context, shot, camera)] * (stretch.last - stretch.first + 1)
+        found += [required_camera(context, shot, camera)] * (stretch.last - stretch.first + 1)
     return found
 
 
-def _checked(
+def required_camera(
     context: bpy.types.Context, shot: bpy.types.Object, camera: bpy.types.Object | None
 ) -> bpy.types.Object:
+    """The camera, if a take can see through it.
+
+    Raises:
+        InputError: `camera_missing` or `camera_type`.
+    """
     if camera is None or context.view_layer.objects.get(camera.name) != camera:
         found = "none" if camera is None else f"{camera.name} outside it"
         message = (

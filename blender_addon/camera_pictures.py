@@ -8,6 +8,7 @@ brings back. Nothing refers to Blender's data between two calls: undo would pull
 import bpy
 
 from . import camera
+from ._vendor.errors import InputError
 
 #: Custom property of our images: what the picture is of.
 MARK = "ex4d_preview"
@@ -23,14 +24,10 @@ def find(mark: str) -> bpy.types.Image | None:
 def hang(
     image: bpy.types.Image, camera_data: bpy.types.Camera, render: bpy.types.RenderSettings
 ) -> None:
-    """Show an image through a camera, where that changes nothing else."""
-    if camera_data.library is not None or camera_data.override_library is not None:
-        # What belongs to another file is not changed.
+    """Show an image through a camera, where `refusal` has nothing against it."""
+    if refusal(camera_data) is not None:
         return
     if not camera_data.show_background_images:
-        if any(slot.show_background_image for slot in camera_data.background_images):
-            # The user has switched these off together; they would come into view.
-            return
         camera_data.show_background_images = True
         camera_data[SWITCHED] = True
     slot = camera_data.background_images.new()
@@ -43,6 +40,31 @@ def hang(
     width_px, height_px = image.size
     image.display_aspect = (render.pixel_aspect_x, render.pixel_aspect_y)
     slot.scale = fit_scale(camera_data, render, width_px, height_px)
+
+
+def refusal(camera_data: bpy.types.Camera) -> InputError | None:
+    """Why no picture can hang before a camera without something else changing; None if one can."""
+    if camera_data.library is not None or camera_data.override_library is not None:
+        message = (
+            f"expected a camera of this file, found {camera_data.name} of another, which is not "
+            "changed; make it local"
+        )
+        return InputError("camera_linked", message)
+    others = [slot for slot in camera_data.background_images if not _is_ours(slot.image)]
+    if not camera_data.show_background_images and any(
+        slot.show_background_image for slot in others
+    ):
+        # The user has switched these off together; they would come into view.
+        message = (
+            f"expected the background images of {camera_data.name} to show, found them switched "
+            "off; switch Background Images on in the camera's properties"
+        )
+        return InputError("backgrounds_off", message)
+    return None
+
+
+def _is_ours(image: bpy.types.Image | None) -> bool:
+    return image is not None and MARK in image
 
 
 def fit_scale(

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from . import camera, camera_binding, camera_pictures, coverage, material
 from ._vendor.errors import Ex4dError, InputError
 from ._vendor.protocol.documents import CameraPose
-from .imports import in_scene
+from .imports import UNFORESEEN, in_scene
 from .redraw import redraw_views
 from .shots import active_shot
 
@@ -64,9 +64,12 @@ class ConditionPlayer:
         Args:
             deadline_s: Of `time.perf_counter`.
         """
-        view, error = _wanted_view(), self.error
+        error = self.error
+        view, problem = _wanted_view()
         if view != self._view:
             self._begin(view)
+        if view is None and _words(problem) != _words(self.error):
+            self.error = problem
         is_first = True
         while self._drawing is not None and (
             is_first or time.perf_counter() < deadline_s - coverage.SLICE_S
@@ -86,14 +89,21 @@ class ConditionPlayer:
 
     def _step(self, drawing: Generator[None, None, NDArray[np.float32]]) -> None:
         self._drawing = None
+        # As in `coverage.CoverageCheck.step`.
+        self.error = UNFORESEEN
         try:
             next(drawing)
+            self._drawing, self.error = drawing, None
         except StopIteration as end:
-            self._pixels = end.value
+            self._pixels, self.error = end.value, None
         except Ex4dError as error:
             self.error = error
-        else:
-            self._drawing = drawing
+        except OSError as error:
+            self.error = InputError("file", str(error))
+
+
+def _words(error: Ex4dError | None) -> str:
+    return "" if error is None else error.message
 
 
 def draw(view: View) -> Generator[None, None, NDArray[np.float32]]:
@@ -161,22 +171,21 @@ def is_shown_anywhere() -> bool:
     return any(scene.ex4d_generate.show_condition for scene in bpy.data.scenes)
 
 
-def _wanted_view() -> View | None:
-    """What the first scene in a window that asks for it shows now; None if there is nothing."""
+def _wanted_view() -> tuple[View | None, Ex4dError | None]:
+    """What the first scene in a window that asks for it shows now; if nothing, why not."""
     windows = list(bpy.context.window_manager.windows)
     if any(window.screen.is_animation_playing for window in windows):
-        return None
+        return None, None
     asking = [scene for scene in bpy.data.scenes if scene.ex4d_generate.show_condition]
     if not asking:
-        return None
+        return None, None
     in_windows = [window.scene for window in windows]
     scene = next((scene for scene in asking if scene in in_windows), asking[0])
     with in_scene(scene.session_uid):
         try:
-            return _view(bpy.context)
-        except InputError:
-            # The panel says it of the take.
-            return None
+            return _view(bpy.context), None
+        except InputError as error:
+            return None, error
 
 
 def _view(context: bpy.types.Context) -> View | None:
@@ -184,13 +193,11 @@ def _view(context: bpy.types.Context) -> View | None:
     if shot is None:
         return None
     scene = context.scene
-    viewer = camera_binding.camera_at(scene, shot, scene.frame_current)
-    if (
-        viewer is None
-        or viewer.type != "CAMERA"
-        or context.view_layer.objects.get(viewer.name) != viewer
-    ):
-        return None
+    bound = camera_binding.camera_at(scene, shot, scene.frame_current)
+    viewer = camera.required_camera(context, shot, bound)
+    refusal = camera_pictures.refusal(viewer.data)
+    if refusal is not None:
+        raise refusal
     clip, render = shot.ex4d_shot, scene.render
     size_px = scene.ex4d_generate.size_px(clip.width_px, clip.height_px)
     return View(

@@ -45,11 +45,11 @@ class EX4D_OT_scale_to_distance(NeedsShot, OperatorBase):
             raise InputError("measure_points", message)
         factor = self.distance / length
         shot.scale = shot.scale * factor
-        for camera in camera_binding.hanging_cameras(shot):
-            # What hangs from the shot comes along, but a camera's own lengths do not.
-            camera.data.clip_start *= factor
-            camera.data.clip_end *= factor
-            camera.data.display_size *= factor
+        # What hangs from the shot comes along, but lengths of lenses, which copies share, do not.
+        for data in {camera.data for camera in camera_binding.hanging_cameras(shot)}:
+            data.clip_start *= factor
+            data.clip_end *= factor
+            data.display_size *= factor
 
 
 class EX4D_OT_measure(picking.PicksOnMesh, NeedsShot, bpy.types.Operator):
@@ -79,7 +79,7 @@ class EX4D_OT_measure(picking.PicksOnMesh, NeedsShot, bpy.types.Operator):
         """Ask for the second point, then for the distance."""
         self._points.append(point)
         if len(self._points) == 1:
-            self.ask_for(context, "Second point")
+            self.ask_for("Second point")
             return {"RUNNING_MODAL"}
         self.end_picking(context)
         first, second = self._points

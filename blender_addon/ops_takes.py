@@ -105,7 +105,7 @@ class _OnTake(OperatorBase):
 
 
 def _document(strip: bpy.types.Strip) -> TakeDocument:
-    document = strips.take_of_strip(strip)
+    document = strips.document_of(strip)
     if document is None:
         raise InputError("take_missing", f"expected a take, found {strip.name}; choose one")
     return document
@@ -198,6 +198,12 @@ class EX4D_OT_next_take(_OnTake):
         """Go on from the last that shows; with a name given, to that one."""
         scene, shot_name = context.scene, shot_name_of(context, strip)
         takes = strips.takes_of(scene, shot_name)
+        if strip not in takes:
+            message = (
+                f"expected the shot that {strip.name} is a take of, found none; import its scene "
+                "again"
+            )
+            raise InputError("shot_gone", message)
         if not self.strip:
             shown = [place for place, take in enumerate(takes) if not take.mute]
             strip = takes[(shown[-1] + 1) % len(takes)] if shown else takes[0]

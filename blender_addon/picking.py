@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Points of a shot's mesh, clicked in a 3D view."""
 
+import contextlib
+from typing import ClassVar
+
 import bpy
 from bpy_extras import view3d_utils
 from mathutils import Vector
@@ -8,32 +11,58 @@ from mathutils import Vector
 from .shots import active_shot
 
 
+class _Prompt:
+    """What the status bar of a workspace asks for."""
+
+    def __init__(self, workspace: bpy.types.WorkSpace) -> None:
+        self._workspace = workspace
+
+    def ask(self, what: str) -> None:
+        hint = f"{what}: click on the mesh; Esc or right click to cancel"
+        self._workspace.status_text_set(hint)
+
+    def end(self) -> None:
+        # The workspace may have been deleted.
+        with contextlib.suppress(ReferenceError):
+            self._workspace.status_text_set(None)
+
+
 class PicksOnMesh:
-    """What modal operators share that take clicks on the mesh; all else is left to Blender."""
+    """What modal operators share that take clicks on the mesh; all else is left to Blender.
+
+    Of several, the newest gets the clicks; it ends the others.
+    """
+
+    _newest: ClassVar[_Prompt | None] = None
 
     def begin_picking(self, context: bpy.types.Context, what: str) -> set[str]:
         """Wait for clicks; what `invoke` returns."""
-        self.ask_for(context, what)
+        if PicksOnMesh._newest is not None:
+            PicksOnMesh._newest.end()
+        # The workspace may be another by the time that it ends.
+        self._prompt = PicksOnMesh._newest = _Prompt(context.workspace)
+        self.ask_for(what)
         context.window.cursor_modal_set("CROSSHAIR")
         context.window_manager.modal_handler_add(self)
         return {"RUNNING_MODAL"}
 
-    def ask_for(self, context: bpy.types.Context, what: str) -> None:
+    def ask_for(self, what: str) -> None:
         """Say in the status bar what the next click is for."""
-        hint = f"{what}: click on the mesh; Esc or right click to cancel"
-        context.workspace.status_text_set(hint)
+        self._prompt.ask(what)
 
     def modal(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
         """Take clicks on the mesh in a 3D view."""
+        if self._prompt is not PicksOnMesh._newest:
+            return {"CANCELLED"}
         if event.type in {"ESC", "RIGHTMOUSE"}:
             self.end_picking(context)
             return {"CANCELLED"}
         if event.type != "LEFTMOUSE" or event.value != "PRESS":
             return {"PASS_THROUGH"}
-        area = _view_at(context, event.mouse_x, event.mouse_y)
-        if area is None:
+        region = _view_at(context, event.mouse_x, event.mouse_y)
+        if region is None:
             return {"PASS_THROUGH"}
-        point = _picked_point(context, event.mouse_x, event.mouse_y, area)
+        point = _picked_point(context, event.mouse_x, event.mouse_y, region)
         return {"RUNNING_MODAL"} if point is None else self.picked(context, point)
 
     def picked(self, context: bpy.types.Context, point: Vector) -> set[str]:
@@ -45,37 +74,39 @@ class PicksOnMesh:
         self.end_picking(context)
 
     def end_picking(self, context: bpy.types.Context) -> None:
-        """Give status bar and pointer back."""
-        context.workspace.status_text_set(None)
+        """Give status bar and pointer back, where a newer one does not have them."""
+        if self._prompt is not PicksOnMesh._newest:
+            return
+        self._prompt.end()
+        PicksOnMesh._newest = None
         context.window.cursor_modal_restore()
 
 
-def _view_at(context: bpy.types.Context, mouse_x: int, mouse_y: int) -> bpy.types.Area | None:
-    """The 3D view under the pointer; None over its sidebar, another editor or a menu."""
+def _view_at(context: bpy.types.Context, mouse_x: int, mouse_y: int) -> bpy.types.Region | None:
+    """The 3D view under the pointer, one of four in a quad view; None over all else."""
     for area in context.screen.areas:
         if area.type == "VIEW_3D":
-            under = {
-                region.type
+            under = [
+                region
                 for region in area.regions
                 if region.x <= mouse_x < region.x + region.width
                 and region.y <= mouse_y < region.y + region.height
-            }
+            ]
             # Others lie over the main region.
-            if under == {"WINDOW"}:
-                return area
+            if [region.type for region in under] == ["WINDOW"]:
+                return under[0]
     return None
 
 
 def _picked_point(
-    context: bpy.types.Context, mouse_x: int, mouse_y: int, area: bpy.types.Area
+    context: bpy.types.Context, mouse_x: int, mouse_y: int, region: bpy.types.Region
 ) -> Vector | None:
     """The point of the active shot's mesh under the pointer, in the world; None beside it."""
     shot = active_shot(context)
-    region = next((region for region in area.regions if region.type == "WINDOW"), None)
-    if shot is None or region is None:
+    view = region.data
+    if shot is None or not isinstance(view, bpy.types.RegionView3D):
         return None
     place = (mouse_x - region.x, mouse_y - region.y)
-    view = area.spaces.active.region_3d
     origin = view3d_utils.region_2d_to_origin_3d(region, view, place)
     direction = view3d_utils.region_2d_to_vector_3d(region, view, place)
     return point_on_ray(context, shot, origin, direction)

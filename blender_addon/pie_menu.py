@@ -5,7 +5,7 @@ import bpy
 
 
 class EX4D_MT_pie(bpy.types.Menu):
-    """From a video to its takes, clockwise from the left."""
+    """From a video to its takes."""
 
     bl_idname = "EX4D_MT_pie"
     bl_label = "EX-4D"

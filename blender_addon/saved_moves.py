@@ -7,7 +7,7 @@ Blender keeps the files in the user's own presets.
 
 import ast
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import bpy
 
@@ -34,9 +34,17 @@ def read_move(path: Path) -> dict[str, Any]:
         found = {
             line.targets[0].attr: ast.literal_eval(line.value)
             for line in tree.body
-            if isinstance(line, ast.Assign) and isinstance(line.targets[0], ast.Attribute)
+            if isinstance(line, ast.Assign) and _is_of_operator(line.targets[0])
         }
-    except (OSError, SyntaxError, ValueError) as error:
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        # What is no literal, or one so deep that Python gives up on it.
+        TypeError,
+        MemoryError,
+        RecursionError,
+    ) as error:
         message = f"expected a saved move in {path}, found none: {error}; save it again"
         raise InputError("move_unreadable", message) from error
     if "move" not in found:
@@ -44,6 +52,14 @@ def read_move(path: Path) -> dict[str, Any]:
         message = f"expected a saved move in {path}, found none; delete it and save it again"
         raise InputError("move_unreadable", message)
     return found
+
+
+def _is_of_operator(target: ast.expr) -> TypeGuard[ast.Attribute]:
+    return (
+        isinstance(target, ast.Attribute)
+        and isinstance(target.value, ast.Name)
+        and target.value.id == "op"
+    )
 
 
 class EX4D_OT_add_saved_move(NeedsShot, OperatorBase):

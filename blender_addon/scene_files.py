@@ -20,6 +20,27 @@ _MAX_DOCUMENT_BYTES = 1 << 20
 SEQUENCES = {"frames": ".png", "depth": ".exr", "occluded": ".png"}
 
 
+def read_document(folder: Path) -> bytes:
+    """What a scene's `scene.json` holds.
+
+    Raises:
+        InputError: `scene_invalid` if there is none, or one that is too large.
+    """
+    try:
+        with (folder / DOCUMENT_NAME).open("rb") as file:
+            content = file.read(_MAX_DOCUMENT_BYTES + 1)
+    except OSError as error:
+        message = f"expected a scene in {folder}, found none that can be read: {error}"
+        raise InputError("scene_invalid", message) from error
+    if len(content) > _MAX_DOCUMENT_BYTES:
+        message = (
+            f"expected at most {_MAX_DOCUMENT_BYTES} bytes of {DOCUMENT_NAME} in {folder}, found "
+            "more; copy the scene again"
+        )
+        raise InputError("scene_invalid", message)
+    return content
+
+
 class SceneFiles:
     """A scene's folder, checked.
 
@@ -32,11 +53,10 @@ class SceneFiles:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        text = read_document(folder)
         try:
-            with (folder / DOCUMENT_NAME).open("rb") as file:
-                text = file.read(_MAX_DOCUMENT_BYTES + 1)
             self.document = msgspec.json.decode(text, type=SceneDocument)
-        except (OSError, msgspec.DecodeError) as error:
+        except msgspec.DecodeError as error:
             message = f"expected a scene in {folder}, found none that can be read: {error}"
             raise InputError("scene_invalid", message) from error
         for sequence in SEQUENCES:

@@ -13,11 +13,12 @@ from pathlib import Path
 import msgspec
 
 from ._vendor.client import JobPhase
+from ._vendor.errors import InputError
 from ._vendor.protocol import take_time
 from ._vendor.protocol.documents import EngineSettings
 from ._vendor.protocol.messages import GenerateJob, TakeTime
 from .jobs import Job, JobBoard, Stage
-from .scene_files import DOCUMENT_NAME, SEQUENCES
+from .scene_files import DOCUMENT_NAME, SEQUENCES, read_document
 from .wording import duration_text
 
 #: Files whose sizes are asked for at once: well under a millisecond.
@@ -37,11 +38,15 @@ class SceneSize(msgspec.Struct, frozen=True):
 
 
 class SceneSizes:
-    """The sizes of the scenes that panels asked for, each counted once."""
+    """The sizes of the scenes that panels asked for, each counted once as long as it is the same.
+
+    What could not be read is tried again when it is next asked for.
+    """
 
     def __init__(self) -> None:
-        self._known: dict[str, SceneSize] = {}
-        self._wanted: dict[str, Generator[None, None, SceneSize]] = {}
+        #: By folder and time of the document's last change.
+        self._known: dict[tuple[str, int], SceneSize] = {}
+        self._wanted: dict[tuple[str, int], Generator[None, None, SceneSize]] = {}
 
     @property
     def is_counting(self) -> bool:
@@ -50,27 +55,40 @@ class SceneSizes:
 
     def find(self, folder: str) -> SceneSize | None:
         """The size of a scene; None at first, when counting it is still to be done."""
-        if folder and folder not in self._known and folder not in self._wanted:
-            self._wanted[folder] = _count(Path(folder))
-        return self._known.get(folder)
+        if not folder:
+            return None
+        key = (folder, _changed_ns(Path(folder)))
+        known = self._known.get(key)
+        if (known is None or not known.size_bytes) and key not in self._wanted:
+            self._wanted[key] = _count(Path(folder))
+        return known
 
     def advance(self) -> bool:
         """Do one slice; true if another size is known."""
-        folder, counting = next(iter(self._wanted.items()))
+        key, counting = next(iter(self._wanted.items()))
         try:
             next(counting)
         except StopIteration as end:
-            del self._wanted[folder]
-            self._known[folder] = end.value
-            return True
+            del self._wanted[key]
+            is_new = self._known.get(key) != end.value
+            self._known[key] = end.value
+            # Drawn again for the same failure, panels would ask again, without end.
+            return is_new
         return False
+
+
+def _changed_ns(folder: Path) -> int:
+    try:
+        return (folder / DOCUMENT_NAME).stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def _count(folder: Path) -> Generator[None, None, SceneSize]:
     """Count what `ops_jobs.take_sources` would send; what cannot be read counts as nothing."""
     size_bytes, scene_sha256 = 0, ""
     try:
-        content = (folder / DOCUMENT_NAME).read_bytes()
+        content = read_document(folder)
         size_bytes, scene_sha256 = len(content), hashlib.sha256(content).hexdigest()
         for name, suffix in SEQUENCES.items():
             with os.scandir(folder / name) as entries:
@@ -80,7 +98,7 @@ def _count(folder: Path) -> Generator[None, None, SceneSize]:
                     if place % _SLICE_FILES == _SLICE_FILES - 1:
                         yield
             yield
-    except OSError:
+    except (OSError, InputError):
         # Sending says what is wrong.
         return SceneSize(0, "")
     return SceneSize(size_bytes, scene_sha256)
@@ -118,7 +136,7 @@ class SentScenes:
 
     def _add(self, server: str, folder: Path | None) -> bool:
         try:
-            content = b"" if folder is None else (folder / DOCUMENT_NAME).read_bytes()
+            content = b"" if folder is None else read_document(folder)
             scene_sha256 = hashlib.sha256(content).hexdigest()
             if not content or self.has(server, scene_sha256):
                 return False
@@ -126,7 +144,7 @@ class SentScenes:
             temporary = self._path.with_suffix(".part")
             temporary.write_bytes(msgspec.json.encode(self._sent))
             temporary.replace(self._path)
-        except OSError:
+        except (OSError, InputError):
             # As above.
             return False
         return True

@@ -4,6 +4,7 @@
 # Blender 4.5 renamed the classes of strips, so that annotations must not be evaluated.
 from __future__ import annotations
 
+import os.path
 from pathlib import Path
 
 import bpy
@@ -28,6 +29,8 @@ _MAX_DOCUMENT_BYTES = 16 << 20
 _MAX_CHANNEL = 128
 #: Folder of a take -> what its strip is called after the engine's name.
 _SEQUENCES = {"frames": "", "color": " color", "mask": " mask"}
+#: Those beside the shot itself.
+_PARTS = ("color", "mask")
 
 
 def add_take_strips(
@@ -118,13 +121,26 @@ def folder_of(strip: bpy.types.Strip) -> Path:
 def take_of(
     collection: bpy.types.bpy_prop_collection, strip: bpy.types.Strip | None
 ) -> bpy.types.Strip | None:
-    """The take that a strip is, or is the colour or the mask of; None if it is neither."""
+    """The take that a strip is, or is the colour or the mask of; None if it is neither.
+
+    Panels ask for it whenever they are drawn: no file is touched.
+    """
     if strip is None or DOCUMENT_PROPERTY in strip:
         return strip
-    if strip.type != "IMAGE":
+    if strip.type != "IMAGE" or Path(strip.directory).name not in _PARTS:
         return None
-    takes = [other for other in collection if DOCUMENT_PROPERTY in other]
+    folder = _plain_folder_of(strip)
+    takes = [
+        other
+        for other in collection
+        if DOCUMENT_PROPERTY in other and _plain_folder_of(other) == folder
+    ]
     return next((take for take in takes if strip in parts_of(collection, take)), None)
+
+
+def _plain_folder_of(strip: bpy.types.Strip) -> Path:
+    """As `folder_of`, but without asking the disk about links."""
+    return Path(os.path.normpath(bpy.path.abspath(strip.directory))).parent
 
 
 def parts_of(
@@ -134,14 +150,14 @@ def parts_of(
 
     Of copies, those on the nearest channels count.
     """
-    folder, parts = folder_of(take), [take]
-    for sequence in list(_SEQUENCES)[1:]:
+    folder, parts = _plain_folder_of(take), [take]
+    for sequence in _PARTS:
         found = [
             strip
             for strip in collection
             if strip.type == "IMAGE"
             and Path(strip.directory).name == sequence
-            and folder_of(strip) == folder
+            and _plain_folder_of(strip) == folder
             and _meet(compat.strip_range(strip), compat.strip_range(take))
         ]
         found.sort(key=lambda strip: abs(strip.channel - take.channel))
@@ -217,7 +233,7 @@ def _meet(frames: tuple[int, int], others: tuple[int, int]) -> bool:
     return frames[0] < others[1] and others[0] < frames[1]
 
 
-def take_of_strip(strip: bpy.types.Strip) -> TakeDocument | None:
+def document_of(strip: bpy.types.Strip) -> TakeDocument | None:
     """How the take of a strip was made; None if the strip is none of ours.
 
     Raises:

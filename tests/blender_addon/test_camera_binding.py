@@ -56,6 +56,22 @@ def places(addon):
     return [pose.cam_to_world[3] for pose in poses]
 
 
+@pytest.mark.parametrize("render_camera", ["Render", None])
+def test_camera_that_renders_is_put_back(addon, shot, render_camera):
+    import bpy
+
+    scene = bpy.context.scene
+    bind(add_camera(shot, "Wide", 1.0), 1)
+    bind(add_camera(shot, "Side", 2.0), 13)
+    scene.frame_set(5)
+    scene.camera = add_camera(shot, render_camera, 3.0) if render_camera else None
+    chosen = scene.camera
+    assert len(places(addon)) == 20
+    assert scene.camera == chosen
+    assert bpy.ops.ex4d.check_coverage() == {"FINISHED"}
+    assert scene.camera == chosen
+
+
 @pytest.mark.parametrize("seed", range(12))
 def test_camera_of_each_frame_is_the_one_that_blender_makes_active(addon, shot, seed):
     import bpy
@@ -207,6 +223,10 @@ def test_field_of_view_and_scale_reach_every_camera_of_the_shot(addon, shot):
     lens, clip_end = own.data.lens, own.data.clip_end
     bound.data.lens, bound.data.clip_end = lens, clip_end
     foreign.data.lens, foreign.data.clip_end = lens, clip_end
+    # As Alt + D does: with the data of the other.
+    sharing = bpy.data.objects.new("Sharing", bound.data)
+    bpy.context.scene.collection.objects.link(sharing)
+    sharing.parent = shot
     shot.ex4d_shot.field_of_view *= 0.5
     assert own.data.lens > 1.5 * lens
     assert bound.data.lens == pytest.approx(own.data.lens)

@@ -205,6 +205,94 @@ def test_lost_files_are_told_once(addon, shot):
     assert "import the scene again" in addon("runtime").get().condition.error.message
 
 
+def test_damaged_disk_is_told(addon, shot, monkeypatch):
+    def fail(*_arguments):
+        raise OSError("the disk is gone")
+
+    monkeypatch.setattr(addon("coverage").np, "memmap", fail)
+    show(addon)
+    assert images(addon) == []
+    assert "the disk is gone" in addon("runtime").get().condition.error.message
+
+
+def orthographic(shot):
+    shot.ex4d_shot.camera.data.type = "ORTHO"
+
+
+def stretched(shot):
+    shot.scale = (1.0, 1.0, 1.1)
+
+
+def sheared(shot):
+    import bpy
+
+    crane = bpy.data.objects.new("crane", None)
+    bpy.context.scene.collection.objects.link(crane)
+    shot.ex4d_shot.camera.parent = crane
+    crane.scale = (1.0, 3.0, 1.0)
+    shot.ex4d_shot.camera.rotation_euler = (1.0, 0.4, 0.7)
+
+
+def bound_cube(shot):
+    import bpy
+
+    cube = bpy.data.objects.new("cube", None)
+    bpy.context.scene.collection.objects.link(cube)
+    bpy.context.scene.timeline_markers.new("cube", frame=11).camera = cube
+
+
+def without_backgrounds(shot):
+    import bpy
+
+    data = shot.ex4d_shot.camera.data
+    data.background_images.new().image = bpy.data.images.new("Mine", 4, 4)
+    data.show_background_images = False
+
+
+@pytest.mark.parametrize(
+    ("arrange", "code"),
+    [
+        (orthographic, "camera_type"),
+        (stretched, "shot_skewed"),
+        (sheared, "camera_skewed"),
+        (bound_cube, "camera_type"),
+        (without_backgrounds, "backgrounds_off"),
+    ],
+)
+def test_panel_says_why_there_is_no_picture(addon, shot, arrange, code):
+    import bpy
+    from test_registration import draw
+
+    show(addon)
+    arrange(shot)
+    bpy.context.view_layer.update()
+    tick(addon)
+    error = addon("runtime").get().condition.error
+    assert error.code == code
+    assert images(addon) == []
+    assert error.message in " ".join(draw(addon("ops_coverage").EX4D_PT_coverage))
+    addon("pump").tick()
+    assert addon("runtime").get().condition.error is error, "told once"
+    show(addon, False)
+    assert addon("runtime").get().condition.error is None
+
+
+def test_linked_camera_is_told_and_stays_as_it_is(addon, shot, tmp_path):
+    import bpy
+
+    path = str(tmp_path / "cameras.blend")
+    linked = bpy.data.cameras.new("Elsewhere")
+    bpy.data.libraries.write(path, {linked})
+    bpy.data.cameras.remove(linked)
+    with bpy.data.libraries.load(path, link=True) as (_, wanted):
+        wanted.cameras = ["Elsewhere"]
+    shot.ex4d_shot.camera.data = bpy.data.cameras["Elsewhere"]
+    bpy.context.view_layer.update()
+    show(addon)
+    assert addon("runtime").get().condition.error.code == "camera_linked"
+    assert len(bpy.data.cameras["Elsewhere"].background_images) == 0
+
+
 def test_camera_that_sees_nothing_is_all_magenta(addon, shot):
     import bpy
 

@@ -156,6 +156,7 @@ class Picker:
 
     def __init__(self, addon, monkeypatch, point):
         module = addon("picking")
+        monkeypatch.setattr(module.PicksOnMesh, "_newest", None)
         monkeypatch.setattr(module, "_view_at", lambda _context, x, _y: "view" if x > 0 else None)
         monkeypatch.setattr(module, "_picked_point", lambda _context, _x, y, _area: point(y))
         self.calls = []
@@ -205,3 +206,58 @@ def test_picking_can_be_cancelled(addon, monkeypatch, key):
     picker.begin()
     picker.operator.cancel(picker.context)
     assert picker.calls[-2:] == [None, "restored"], "when Blender ends it"
+
+
+def test_newer_picking_ends_the_older_one(addon, monkeypatch):
+    older = Picker(addon, monkeypatch, lambda _y: "point")
+    older.begin()
+    newer = Picker(addon, monkeypatch, lambda _y: "point")
+    addon("picking").PicksOnMesh._newest = older.operator._prompt
+    newer.begin()
+    assert older.calls[-1] is None, "its text goes at once"
+    count = len(older.calls), len(newer.calls)
+    for context in (older.context, newer.context):
+        older.context = context
+        assert older.send("LEFTMOUSE", y=1) == {"CANCELLED"}
+        older.operator.cancel(context)
+    assert (len(older.calls), len(newer.calls)) == count, "nothing of the newer is removed"
+    assert newer.send("LEFTMOUSE", y=1) == {"FINISHED"}
+    assert newer.calls[-3:] == [None, "restored", "point"]
+    assert older.send("LEFTMOUSE", y=1) == {"CANCELLED"}
+
+
+def test_text_goes_from_the_workspace_that_got_it(addon, monkeypatch):
+    picker = Picker(addon, monkeypatch, lambda _y: "point")
+    picker.begin()
+    other = []
+    picker.context.workspace = types.SimpleNamespace(status_text_set=other.append)
+    assert picker.send("ESC") == {"CANCELLED"}
+    assert picker.calls[-2:] == [None, "restored"]
+    assert other == []
+
+
+def test_click_in_a_quad_view_is_taken_in_the_view_under_the_pointer(addon, shot, monkeypatch):
+    import bpy
+
+    area = next(area for area in bpy.context.screen.areas if area.type == "VIEW_3D")
+    # Without a window, regions do not give it.
+    view = area.spaces.active.region_3d
+
+    def region(x, y, kind="WINDOW", width=100, data=view):
+        return types.SimpleNamespace(x=x, y=y, type=kind, width=width, height=100, data=data)
+
+    quad = [region(0, 0), region(0, 100), region(100, 0), region(100, 100)]
+    sidebar = region(180, 100, "UI", width=20, data=None)
+    fake = types.SimpleNamespace(type="VIEW_3D", regions=[sidebar, *quad])
+    context = types.SimpleNamespace(screen=types.SimpleNamespace(areas=[fake]))
+    module = addon("picking")
+    assert module._view_at(context, 150, 30) is quad[2]
+    assert module._view_at(context, 30, 150) is quad[1]
+    assert module._view_at(context, 190, 150) is None, "the sidebar lies over it"
+    assert module._view_at(context, 250, 30) is None
+    asked = []
+    for name in ("region_2d_to_origin_3d", "region_2d_to_vector_3d"):
+        monkeypatch.setattr(module.view3d_utils, name, lambda *place: asked.append(place))
+    monkeypatch.setattr(module, "point_on_ray", lambda *_ray: "point")
+    assert module._picked_point(bpy.context, 150, 30, quad[2]) == "point"
+    assert asked == [(quad[2], view, (50, 30))] * 2

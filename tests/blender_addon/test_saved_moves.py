@@ -157,6 +157,10 @@ def test_saved_move_is_deleted_by_its_name(addon, saved):
         (b"op.move = 'zoom_in'\nop.strength = 100.0\n", "expected an amount"),
         (b"op.move = __import__('os').getcwd()\n", "save it again"),
         (b"op.move = ", "save it again"),
+        (b"op.move = 'zoom_in'\nop.x = {[]: 1}\n", "save it again"),
+        (b"op.move = " + b"-" * 50_000 + b"1\n", "save it again"),
+        (b"op.move = 1" + b"+1" * 25_000 + b"\n", "save it again"),
+        (b"other.move = 'zoom_in'\n", "save it again"),
         (b"\xff\xfe\x00", "save it again"),
     ],
 )

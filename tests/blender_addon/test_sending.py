@@ -1,5 +1,7 @@
 """Before a take is sent: what goes, and how long it should take; measured, or not said."""
 
+import hashlib
+import os
 import types
 from pathlib import Path
 
@@ -105,6 +107,43 @@ def test_a_lost_folder_is_no_size(addon, shot, current, tmp_path):
     assert "MB" not in words(addon)
 
 
+def test_a_scene_that_comes_back_or_changes_is_counted_again(addon, shot, current, tmp_path):
+    depth, away = tmp_path / "scene" / "depth", tmp_path / "away"
+    expected = sent_bytes(addon, shot)
+    depth.rename(away)
+    words(addon)
+    count(addon, current)
+    words(addon)
+    assert current.sizes.is_counting, "a failure is tried again"
+    assert not current.sizes.advance(), "the same failure draws nothing again"
+    away.rename(depth)
+    words(addon)
+    count(addon, current)
+    assert current.sizes.find(shot.ex4d_shot.folder).size_bytes == expected
+    words(addon)
+    assert not current.sizes.is_counting, "what is known is not counted again"
+    document = tmp_path / "scene" / "scene.json"
+    changed_ns = document.stat().st_mtime_ns
+    document.write_bytes(document.read_bytes() + b"\n")
+    os.utime(document, ns=(changed_ns + 10**9, changed_ns + 10**9))
+    words(addon)
+    count(addon, current)
+    found = current.sizes.find(shot.ex4d_shot.folder)
+    assert found.size_bytes == expected + 1
+    assert found.scene_sha256 == hashlib.sha256(document.read_bytes()).hexdigest()
+
+
+def test_a_document_that_is_too_large_is_not_read_whole(addon, shot, current, tmp_path):
+    document = tmp_path / "scene" / "scene.json"
+    document.write_bytes(document.read_bytes() + b" " * (1 << 20))
+    words(addon)
+    count(addon, current)
+    assert current.sizes.find(shot.ex4d_shot.folder).size_bytes == 0
+    with pytest.raises(addon("_vendor.errors").InputError, match="found more") as caught:
+        addon("scene_files").SceneFiles(tmp_path / "scene")
+    assert caught.value.code == "scene_invalid"
+
+
 def test_what_was_sent_is_remembered_for_that_server(addon, shot, current):
     phases = addon("_vendor.client").JobPhase
     words(addon)
@@ -170,7 +209,7 @@ def test_several_are_queued_and_what_the_first_taught_is_told(addon, shot, fake_
         assert len(list(jobs)) == 3
         tick_until(addon, lambda: all(job.stage is stage.DONE for job in jobs))
         takes = addon("strips").takes_of(bpy.context.scene, shot.name)
-        seeds = [addon("strips").take_of_strip(take).settings.seed for take in takes]
+        seeds = [addon("strips").document_of(take).settings.seed for take in takes]
         assert sorted(seeds) == [1, 2, 3]
         assert len({addon("strips").folder_of(take) for take in takes}) == 3
         assert "the scene was sent" in words(addon)

@@ -128,8 +128,8 @@ def test_strip_says_how_its_take_was_made(addon, shot, make_take, tmp_path):
     bpy.ops.wm.open_mainfile(filepath=blend)
     strip = strips_by_name(addon)["Tiny preview"]
     assert json.loads(strip["ex4d_take"]) == json.loads((take / "take.json").read_text())
-    assert addon("strips").take_of_strip(strip).settings.seed == 7
-    assert addon("strips").take_of_strip(strips_by_name(addon)["Tiny preview mask"]) is None
+    assert addon("strips").document_of(strip).settings.seed == 7
+    assert addon("strips").document_of(strips_by_name(addon)["Tiny preview mask"]) is None
     bpy.ops.wm.read_homefile(use_empty=True)
 
 
@@ -139,7 +139,7 @@ def test_damaged_settings_of_a_strip_are_refused(addon, shot, make_take):
     strip = addon("strips").add_take_strips(bpy.context, shot, make_take())[0]
     strip["ex4d_take"] = '{"format": "other"}'
     with pytest.raises(addon("_vendor.errors").InputError) as caught:
-        addon("strips").take_of_strip(strip)
+        addon("strips").document_of(strip)
     assert caught.value.code == "take_invalid"
 
 

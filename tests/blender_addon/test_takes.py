@@ -61,6 +61,21 @@ def test_takes_are_shown_in_turn(addon, shot):
     assert addon("ops_takes").chosen_take(bpy.context).name == "Tiny preview.001"
 
 
+def test_next_take_of_a_shot_that_is_gone_is_refused_with_words(addon, shot, sequencer):
+    import bpy
+
+    collection = addon("compat").strips_of(bpy.context.scene.sequence_editor)
+    for take in takes(addon, shot):
+        # As takes of older versions.
+        del take["ex4d_take_shot"]
+    bpy.context.scene.sequence_editor.active_strip = collection["Tiny preview"]
+    bpy.data.objects.remove(shot)
+    before = places(addon)
+    with sequencer(), pytest.raises(RuntimeError, match="import its scene"):
+        bpy.ops.ex4d.next_take()
+    assert places(addon) == before
+
+
 def places(addon):
     """Name -> channel, first frame, hidden, of every strip."""
     import bpy
@@ -155,7 +170,7 @@ def test_turns_go_by_age_whatever_the_channels(addon, shot, tmp_path):
     import bpy
     import msgspec
 
-    trajectory = addon("strips").take_of_strip(takes(addon, shot)[0]).trajectory
+    trajectory = addon("strips").document_of(takes(addon, shot)[0]).trajectory
     take = write_take(tmp_path / "three", msgspec.to_builtins(trajectory), width=32, height=24)
     addon("strips").add_take_strips(bpy.context, shot, take)
     shown = []
@@ -191,6 +206,28 @@ def test_sequencer_means_the_take_of_the_active_strip(addon, shot, sequencer, pa
     assert bpy.context.scene.ex4d_generate.seed == 7
 
 
+def test_strips_that_are_no_take_are_told_apart_without_the_disk(
+    addon, shot, tmp_path, monkeypatch
+):
+    import pathlib
+
+    import bpy
+
+    collection = addon("compat").strips_of(bpy.context.scene.sequence_editor)
+    foreign = lay(addon, tmp_path, "Mine", channel=20, first=11, count=1)
+    color = collection["Tiny preview color.001"]
+    asked, resolved = [], []
+    abspath, resolve = bpy.path.abspath, pathlib.Path.resolve
+    with monkeypatch.context() as patch:
+        patch.setattr(bpy.path, "abspath", lambda path: asked.append(path) or abspath(path))
+        patch.setattr(pathlib.Path, "resolve", lambda path: resolved.append(path) or resolve(path))
+        assert addon("strips").take_of(collection, foreign) is None
+        assert asked == [], "its folder alone says that it is none"
+        assert addon("strips").take_of(collection, color).name == "Tiny preview.001"
+    assert len(asked) <= 2 * len(collection), "in proportion to the strips"
+    assert resolved == [], "links are not followed, which asks the disk"
+
+
 def test_settings_of_a_take_come_back(addon, shot):
     import bpy
 
@@ -222,7 +259,7 @@ def test_generate_again_sends_the_same_path_as_a_new_job(
     assert bpy.ops.ex4d.generate_again(new_seed=new_seed) == {"FINISHED"}
     addon("pump").stop()
     (job,) = current.jobs
-    document = addon("strips").take_of_strip(takes(addon, shot)[0])
+    document = addon("strips").document_of(takes(addon, shot)[0])
     assert job.record.request.trajectory == document.trajectory
     assert job.record.request.settings.seed == seed
     assert job.record.sources["scene.json"] == str(tmp_path / "scene" / "scene.json")
@@ -230,7 +267,7 @@ def test_generate_again_sends_the_same_path_as_a_new_job(
 
 
 def test_generate_again_is_refused_where_the_scene_is_another(addon, shot, tmp_path):
-    document = addon("strips").take_of_strip(takes(addon, shot)[0])
+    document = addon("strips").document_of(takes(addon, shot)[0])
     path = tmp_path / "scene" / "scene.json"
     path.write_text(path.read_text() + " ")
     with pytest.raises(addon("_vendor.errors").InputError) as caught:
@@ -244,7 +281,7 @@ def test_a_new_seed_is_one_that_no_take_has(addon, shot):
 
     strips = addon("strips")
     for strip, seed in zip(takes(addon, shot), (7, 8), strict=True):
-        document = strips.take_of_strip(strip)
+        document = strips.document_of(strip)
         settings = msgspec.structs.replace(document.settings, seed=seed)
         changed = msgspec.structs.replace(document, settings=settings)
         strip[strips.DOCUMENT_PROPERTY] = msgspec.json.encode(changed).decode()
