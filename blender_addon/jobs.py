@@ -257,7 +257,7 @@ class JobBoard:
             return None
         try:
             return msgspec.json.decode(path.read_bytes(), type=JobRecord)
-        except msgspec.DecodeError as error:
+        except ValueError as error:
             message = f"expected a job's record in {path}, found: {error}; delete the file"
             raise InputError("job_record", message) from error
 

@@ -27,7 +27,7 @@ def describe(strip: bpy.types.Strip) -> str:
     """Engine, seed and settings of a take in a line."""
     try:
         summary = msgspec.json.decode(str(strip[strips.DOCUMENT_PROPERTY]), type=_Summary)
-    except msgspec.DecodeError:
+    except ValueError:
         return "damaged"
     chosen = summary.settings
     text = f"seed {chosen.seed}, {summary.frame_count} frames"

@@ -56,7 +56,7 @@ class SceneFiles:
         text = read_document(folder)
         try:
             self.document = msgspec.json.decode(text, type=SceneDocument)
-        except msgspec.DecodeError as error:
+        except ValueError as error:
             message = f"expected a scene in {folder}, found none that can be read: {error}"
             raise InputError("scene_invalid", message) from error
         for sequence in SEQUENCES:

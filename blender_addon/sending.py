@@ -116,7 +116,7 @@ class SentScenes:
         self._noted: set[str] = set()
         try:
             self._sent = msgspec.json.decode(path.read_bytes(), type=dict[str, list[str]])
-        except (OSError, msgspec.DecodeError):
+        except (OSError, ValueError):
             # Worth one wrong word in a panel, no more.
             self._sent = {}
 

@@ -259,7 +259,7 @@ def _decode(content: bytes, where: str) -> TakeDocument:
         raise InputError("take_invalid", message)
     try:
         return msgspec.json.decode(content, type=TakeDocument)
-    except msgspec.DecodeError as error:
+    except ValueError as error:
         message = f"expected the facts of a take in {where}, found none that can be read: {error}"
         raise InputError("take_invalid", message) from error
 
