@@ -14,6 +14,10 @@ from .shots import active_shot
 class _Prompt:
     """What the status bar of a workspace asks for."""
 
+    #: Not of the operators: Blender 4.2 as a Python module crashes at its exit where a base of a
+    #: class that it knows annotates what is no property.
+    newest: ClassVar["_Prompt | None"] = None
+
     def __init__(self, workspace: bpy.types.WorkSpace) -> None:
         self._workspace = workspace
 
@@ -33,14 +37,12 @@ class PicksOnMesh:
     Of several, the newest gets the clicks; it ends the others.
     """
 
-    _newest: ClassVar[_Prompt | None] = None
-
     def begin_picking(self, context: bpy.types.Context, what: str) -> set[str]:
         """Wait for clicks; what `invoke` returns."""
-        if PicksOnMesh._newest is not None:
-            PicksOnMesh._newest.end()
+        if _Prompt.newest is not None:
+            _Prompt.newest.end()
         # The workspace may be another by the time that it ends.
-        self._prompt = PicksOnMesh._newest = _Prompt(context.workspace)
+        self._prompt = _Prompt.newest = _Prompt(context.workspace)
         self.ask_for(what)
         context.window.cursor_modal_set("CROSSHAIR")
         context.window_manager.modal_handler_add(self)
@@ -52,7 +54,7 @@ class PicksOnMesh:
 
     def modal(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
         """Take clicks on the mesh in a 3D view."""
-        if self._prompt is not PicksOnMesh._newest:
+        if self._prompt is not _Prompt.newest:
             return {"CANCELLED"}
         if event.type in {"ESC", "RIGHTMOUSE"}:
             self.end_picking(context)
@@ -75,10 +77,10 @@ class PicksOnMesh:
 
     def end_picking(self, context: bpy.types.Context) -> None:
         """Give status bar and pointer back, where a newer one does not have them."""
-        if self._prompt is not PicksOnMesh._newest:
+        if self._prompt is not _Prompt.newest:
             return
         self._prompt.end()
-        PicksOnMesh._newest = None
+        _Prompt.newest = None
         context.window.cursor_modal_restore()
 
 

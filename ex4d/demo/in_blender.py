@@ -6,7 +6,6 @@ what to do (`Plan` in `play.py`). Uses only what a user could click. Never impor
 """
 
 import json
-import os
 import sys
 import time
 from contextlib import contextmanager
@@ -102,6 +101,3 @@ def render_mesh(shot: bpy.types.Object, path: Path) -> None:
 
 if __name__ == "__main__":
     main()
-    # All is written. Blender 4.2 as a module crashes at its exit while an extension is installed.
-    sys.stdout.flush()
-    os._exit(0)

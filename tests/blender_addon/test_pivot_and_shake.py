@@ -156,7 +156,7 @@ class Picker:
 
     def __init__(self, addon, monkeypatch, point):
         module = addon("picking")
-        monkeypatch.setattr(module.PicksOnMesh, "_newest", None)
+        monkeypatch.setattr(module._Prompt, "newest", None)
         monkeypatch.setattr(module, "_view_at", lambda _context, x, _y: "view" if x > 0 else None)
         monkeypatch.setattr(module, "_picked_point", lambda _context, _x, y, _area: point(y))
         self.calls = []
@@ -212,7 +212,7 @@ def test_newer_picking_ends_the_older_one(addon, monkeypatch):
     older = Picker(addon, monkeypatch, lambda _y: "point")
     older.begin()
     newer = Picker(addon, monkeypatch, lambda _y: "point")
-    addon("picking").PicksOnMesh._newest = older.operator._prompt
+    addon("picking")._Prompt.newest = older.operator._prompt
     newer.begin()
     assert older.calls[-1] is None, "its text goes at once"
     count = len(older.calls), len(newer.calls)
