@@ -167,6 +167,23 @@ def test_who_has_no_room_starts_no_job(own_server: OwnServer, connect: Connect) 
     assert anna.submit(job, first) == job_id, "what was taken on before stays"
 
 
+def test_jobs_that_wait_keep_to_the_quota_too(own_server: OwnServer, connect: Connect) -> None:
+    server = own_server("--fake-frame-s", "0.5")
+    anna = connect(server, server.authorise("anna"))
+    anna.hello()
+    content = random_bytes(2 << 20)
+    anna.upload([content])
+    files = (file_ref("clip.mp4", content),)
+    jobs = [
+        anna.submit(ReconstructJob(files=files, clip="clip.mp4", name=str(number)))
+        for number in range(12)
+    ]
+    server.keys("limit", "anna", "--quota-gib", "0.001")
+    ends = [anna.wait_for_end(job) for job in jobs]
+    assert ends[0].state == "done", "its turn had come before"
+    assert (ends[-1].state, ends[-1].error_code) == ("failed", "quota_exceeded")
+
+
 def test_command_shows_what_it_set(tmp_path: Path) -> None:
     server = ServerProcess(tmp_path / "data")
     server.keys("authorise", "anna", make_key_pair().public_key)
