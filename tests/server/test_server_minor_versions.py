@@ -1,5 +1,6 @@
 """Old clients at new servers, and new clients at old ones, of the same major version."""
 
+import contextlib
 import json
 import sqlite3
 import sys
@@ -71,7 +72,7 @@ def test_silence_about_refined_depth_meant_no_in_older_clients(
             client.upload([content])
             jobs.append(client.submit(job))
             assert client.wait_for_end(jobs[-1]).state == "done"
-    with sqlite3.connect(tmp_path / "data" / "journal.sqlite3") as database:
+    with contextlib.closing(sqlite3.connect(tmp_path / "data" / "journal.sqlite3")) as database:
         bodies = dict(database.execute("SELECT id, body FROM jobs").fetchall())
     assert [json.loads(bodies[job_id]).get("refines") for job_id in jobs] == [False, None]
 
