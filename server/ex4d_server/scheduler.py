@@ -109,7 +109,7 @@ class Scheduler:
         #: Whose newest event the journal lacks, because its disk was full.
         self._unsaved: dict[str, JobRecord] = {}
         self._tasks = TaskSet()
-        self._results = KnownResults(blobs)
+        self._results = KnownResults(blobs, executor.weights_state)
         self._is_closing = False
 
     @property
@@ -369,7 +369,8 @@ class Scheduler:
     async def _attempt(self, job: _Job, folder: Path) -> tuple[FileRef, ...]:
         loop = asyncio.get_running_loop()
         record = job.record
-        known = self._results.find(record.user, record.request)
+        result_key = self._results.key_of(record.request)
+        known = None if result_key is None else self._results.find(record.user, result_key)
         if known is not None:
             return known
         inputs = folder / "inputs"
@@ -395,7 +396,8 @@ class Scheduler:
             )
             self._blobs.adopt_part(key, size_bytes)
             files.append(FileRef(path=name, sha256=key[1], size_bytes=size_bytes))
-        self._results.add(record.user, record.request, tuple(files))
+        if result_key is not None and result_key == self._results.key_of(record.request):
+            self._results.add(record.user, result_key, tuple(files))
         return tuple(files)
 
     def _check_room(self, record: JobRecord) -> None:
