@@ -239,7 +239,7 @@ class Scheduler:
         if job is None or job.cancel.is_set():
             return event
         job.cancel.set()
-        if event.state == "queued":
+        if job in self._queues.get(user, ()):
             self._queues[user].remove(job)
             self._end(job, state="cancelled")
         else:
@@ -313,7 +313,9 @@ class Scheduler:
         """One attempt, from files to results; leaves the job ended or back in the queue."""
         record = job.record
         folder = self._work_folder / uuid.uuid4().hex
-        self._change(job, state="running", attempt=record.event.attempt + 1, stage="starting")
+        # It may have been cancelled since its turn came.
+        state = "cancelling" if job.cancel.is_set() else "running"
+        self._change(job, state=state, attempt=record.event.attempt + 1, stage="starting")
         log = _log.bind(job=record.id, user=record.user, attempt=record.event.attempt)
         log.info("job_started")
         started_s = time.monotonic()

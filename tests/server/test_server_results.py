@@ -14,12 +14,9 @@ from ex4d_server.config import FakeOptions
 from ex4d_server.executors import Work
 from ex4d_server.executors.fake import FakeExecutor
 from ex4d_server.executors.local import LocalExecutor
-from ex4d_server.journal import Journal
-from ex4d_server.limits import LimitsFile
 from ex4d_server.results import KnownResults
-from ex4d_server.scheduler import Scheduler
-from ex4d_server.sessions import Sessions
 from raw_client import RawClient, file_ref, new_id, random_bytes
+from server_parts import make_scheduler
 from worker_jobs import run_test_job
 
 from ex4d.depth.models import DEPTH_MODELS
@@ -192,15 +189,7 @@ def test_weights_replaced_during_a_job_leave_nothing_to_remember(
 
     async def scenario() -> None:
         with ThreadPoolExecutor() as threads:
-            scheduler = Scheduler(
-                journal=Journal(tmp_path / "journal.sqlite3"),
-                blobs=store,
-                limits=LimitsFile(None),
-                executor=Executor(FakeOptions(frame_s=0.0)),
-                data=tmp_path,
-                threads=threads,
-                sessions=Sessions(lambda session: None),
-            )
+            scheduler = make_scheduler(tmp_path, store, Executor(FakeOptions(frame_s=0.0)), threads)
             scheduler.start()
             for ran in (1, 2, 2):
                 event = scheduler.submit("ada", new_id(), job)
