@@ -82,7 +82,7 @@ class Session:
     def send(self, message: ServerMessage, payload: memoryview | None = None) -> None:
         """Send a message; a peer that is gone, or asks without reading, loses its session."""
         if self.is_open:
-            delivery = self._wire.send(self.routing_id, message, payload)
+            delivery = self._wire.send(self.routing_id, message, payload, user=self.user)
             self.is_open = delivery is Delivery.SENT
 
     def refuse(self, in_reply_to: str, code: str, message: str) -> None:
@@ -108,7 +108,7 @@ class Session:
     def post_take_times(self, times: TakeTimes) -> None:
         """Send how long takes have taken, if there are any; of no use to wait for room."""
         if self._minor >= TAKE_TIMES_MINOR and times.times and self.is_open:
-            delivery = self._wire.send(self.routing_id, times)
+            delivery = self._wire.send(self.routing_id, times, user=self.user)
             self.is_open = delivery is not Delivery.GONE
 
     def preview_taken(self, job_id: str) -> None:
@@ -121,7 +121,7 @@ class Session:
         for job_id, event in list(self._held_back.items()):
             if not self.is_open:
                 return
-            delivery = self._wire.send(self.routing_id, event)
+            delivery = self._wire.send(self.routing_id, event, user=self.user)
             if delivery is Delivery.FULL:
                 return
             self.is_open = delivery is Delivery.SENT
@@ -131,7 +131,7 @@ class Session:
                 return
             if job_id in self._previews_under_way:
                 continue
-            delivery = self._wire.send(self.routing_id, preview, pixels)
+            delivery = self._wire.send(self.routing_id, preview, pixels, user=self.user)
             if delivery is Delivery.FULL:
                 return
             self.is_open = delivery is Delivery.SENT

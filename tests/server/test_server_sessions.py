@@ -11,7 +11,7 @@ from ex4d.protocol.messages import JobEvent, Limits
 class FullWire:
     """The peer never reads."""
 
-    def send(self, *_: object) -> Delivery:
+    def send(self, *_: object, **__: object) -> Delivery:
         return Delivery.FULL
 
 
