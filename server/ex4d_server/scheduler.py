@@ -47,6 +47,9 @@ _log = structlog.get_logger(__name__)
 MAX_LOST = 3
 #: Unfinished jobs that a user may have who has no limit of their own.
 USUAL_UNFINISHED = 100
+#: What the requests of a user's unfinished jobs may be in all, as JSON; in memory they are four
+#: times that. The longest job there can be takes 3 MiB.
+MAX_UNFINISHED_BYTES = 32 << 20
 #: Progress is told no more often than this.
 PROGRESS_PERIOD_S = 0.2
 
@@ -56,6 +59,7 @@ class _Job:
 
     def __init__(self, record: JobRecord) -> None:
         self.record = record
+        self.request_bytes = len(msgspec.json.encode(record.request))
         self.cancel = asyncio.Event()
         #: When the current stage began; for the time left.
         self.stage_started_s = 0.0
@@ -188,8 +192,15 @@ class Scheduler:
             return self.event_of(user, known)
         self._check_files(user, request)
         allowed = self._limits.of(user).unfinished_jobs or USUAL_UNFINISHED
-        if sum(job.record.user == user for job in self._jobs.values()) >= allowed:
+        unfinished = [job.request_bytes for job in self._jobs.values() if job.record.user == user]
+        if len(unfinished) >= allowed:
             msg = f"expected at most {allowed} unfinished jobs; wait until some have ended"
+            raise InputError("queue_full", msg)
+        if sum(unfinished) + len(msgspec.json.encode(request)) > MAX_UNFINISHED_BYTES:
+            msg = (
+                f"expected at most {MAX_UNFINISHED_BYTES >> 20} MiB of unfinished jobs, with their "
+                "lists of files and cameras, found more; wait until some have ended"
+            )
             raise InputError("queue_full", msg)
         self._blobs.check_room_for_results(
             user, [(user, file.sha256) for file in _files_of(request)]

@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 import psutil
 import pytest
+from ex4d_server import scheduler as scheduling
 from ex4d_server.blobs import BlobStore, Quotas
 from ex4d_server.config import FakeOptions
 from ex4d_server.executors.fake import FakeExecutor
@@ -17,6 +18,7 @@ from server_parts import make_scheduler
 from server_process import ServerProcess
 from server_users import add_user
 
+from ex4d.errors import InputError
 from ex4d.protocol.documents import FileRef, PreviewSettings, TakeDocument
 from ex4d.protocol.messages import (
     GenerateJob,
@@ -181,6 +183,31 @@ def test_cancel_between_queue_and_start(tmp_path: Path) -> None:
             while scheduler.count() != (0, 0):
                 await asyncio.sleep(0.01)
             assert scheduler.event_of("ada", event.job_id).state == "cancelled"
+            await scheduler.close()
+
+    asyncio.run(scenario())
+
+
+def test_large_requests_of_a_user_are_few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = render_job([file_ref("scene.json", b"")], frame_count=1000)
+    limit_bytes = 3 * len(msgspec.json.encode(job))
+    monkeypatch.setattr(scheduling, "MAX_UNFINISHED_BYTES", limit_bytes)
+
+    async def scenario() -> None:
+        with ThreadPoolExecutor() as threads:
+            blobs = BlobStore(tmp_path / "blobs", Quotas())
+            for user in ("ada", "bob"):
+                blobs.add_empty(user)
+            executor = FakeExecutor(FakeOptions(frame_s=1000.0))
+            scheduler = make_scheduler(tmp_path, blobs, executor, threads)
+            scheduler.start()
+            events = [scheduler.submit("ada", new_id(), job) for _ in range(3)]
+            with pytest.raises(InputError) as caught:
+                scheduler.submit("ada", new_id(), job)
+            assert caught.value.code == "queue_full"
+            scheduler.submit("bob", new_id(), job)
+            scheduler.cancel("ada", events[2].job_id)
+            scheduler.submit("ada", new_id(), job)
             await scheduler.close()
 
     asyncio.run(scenario())
