@@ -21,6 +21,8 @@ from .wire import Delivery, Wire
 
 #: Beyond these the session that was silent for longest is forgotten.
 MAX_SESSIONS = 1024
+#: The same for a user: nobody shall push others out, or open more windows than the disk can empty.
+MAX_USER_SESSIONS = 32
 #: Messages that cannot be read, after which a session ends.
 MAX_STRIKES = 20
 #: Unfinished jobs that one session may watch.
@@ -161,6 +163,9 @@ class Sessions:
     def add(self, session: Session) -> None:
         """Take a new session in place of an older one of the same connection."""
         self.close(session.routing_id)
+        own = [other for other in self._sessions.values() if other.user == session.user]
+        if len(own) >= MAX_USER_SESSIONS:
+            self.close(own[0].routing_id)
         if len(self._sessions) >= MAX_SESSIONS:
             self.close(next(iter(self._sessions)))
         self._sessions[session.routing_id] = session

@@ -120,7 +120,12 @@ class LocalExecutor:
         if not worker.is_alive():
             # What is left of it must not hold the device.
             worker.kill()
-            worker = _Worker(worker.device, self._run_job)
+            try:
+                worker = _Worker(worker.device, self._run_job)
+            except OSError as error:
+                self._idle.append(worker)
+                msg = f"no worker could be started ({error.strerror})"
+                raise WorkerLostError(msg) from error
         self._busy.add(worker)
         canceller = asyncio.create_task(self._cancel_when_told(worker, cancel))
         try:
