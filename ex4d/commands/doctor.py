@@ -42,16 +42,21 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 def run(arguments: argparse.Namespace) -> int:
     """Print the findings; the status is 1 if something that every user needs is missing."""
     from rich.console import Console
+    from rich.table import Table
     from rich.text import Text
 
     console = Console(highlight=False)
     styles = {"ok": "green", "missing": "red", "note": "yellow"}
     findings = list(examine())
     for finding in findings:
-        state = Text(f"{finding.state:>8}", style=styles[finding.state])
-        console.print(state, Text(f"{finding.what}: {finding.detail}"))
+        row = Table.grid(padding=(0, 1))
+        row.add_column(justify="right", width=8)
+        row.add_column(overflow="fold")
+        state = Text(finding.state, style=styles[finding.state])
+        row.add_row(state, Text(f"{finding.what}: {finding.detail}"))
         if finding.remedy:
-            console.print(Text(f"{'':>8} -> {finding.remedy}"))
+            row.add_row("", Text(f"-> {finding.remedy}"))
+        console.print(row)
     return int(any(finding.state == "missing" for finding in findings))
 
 
