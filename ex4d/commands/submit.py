@@ -133,7 +133,10 @@ def _send(build: "JobBuilder", sources: Mapping[str, Path], output: Path) -> int
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     from ex4d.client import run_until
+    from ex4d.folders import check_free
 
+    # Before the server works for it.
+    check_free(output)
     client = _client(_remembered())
     console = Console(stderr=True)
     columns = (TextColumn("{task.description:>12}"), BarColumn(), TimeElapsedColumn())
