@@ -8,9 +8,8 @@ import os.path
 from pathlib import Path
 
 import bpy
-import msgspec
 
-from . import compat
+from . import compat, documents
 from ._vendor.errors import InputError
 from ._vendor.protocol.documents import TakeDocument
 from .scene_files import stored_path
@@ -56,7 +55,10 @@ def add_take_strips(
         InputError: `take_invalid` if something is missing or wrong, `channels_full` if there is no
             room.
     """
-    text, document = _read_document(take_folder)
+    content = documents.read_document(
+        take_folder / DOCUMENT_NAME, max_bytes=_MAX_DOCUMENT_BYTES, code="take_invalid"
+    )
+    document = _decode(content, str(take_folder))
     frame_count = document.frame_count
     files = {
         sequence: [f"{index + 1:04d}.png" for index in range(frame_count)]
@@ -87,7 +89,7 @@ def add_take_strips(
             strip.elements.append(name)
         strip.mute = bool(strips)
         strips.append(strip)
-    strips[0][DOCUMENT_PROPERTY] = text
+    strips[0][DOCUMENT_PROPERTY] = content.decode("utf-8", "replace")
     strips[0][SHOT_PROPERTY] = shot.name
     numbers = [other.get(NUMBER_PROPERTY, 0) for other in takes_of(context.scene, shot.name)]
     strips[0][NUMBER_PROPERTY] = max(numbers) + 1
@@ -243,25 +245,8 @@ def document_of(strip: bpy.types.Strip) -> TakeDocument | None:
     return None if text is None else _decode(str(text).encode(), strip.name)
 
 
-def _read_document(take_folder: Path) -> tuple[str, TakeDocument]:
-    try:
-        with (take_folder / DOCUMENT_NAME).open("rb") as file:
-            content = file.read(_MAX_DOCUMENT_BYTES + 1)
-    except OSError as error:
-        message = f"expected a take in {take_folder}, found none: {error.strerror}"
-        raise InputError("take_invalid", message) from error
-    return content.decode("utf-8", "replace"), _decode(content, str(take_folder))
-
-
 def _decode(content: bytes, where: str) -> TakeDocument:
-    if len(content) > _MAX_DOCUMENT_BYTES:
-        message = f"expected at most {_MAX_DOCUMENT_BYTES} bytes of take.json in {where}"
-        raise InputError("take_invalid", message)
-    try:
-        return msgspec.json.decode(content, type=TakeDocument)
-    except ValueError as error:
-        message = f"expected the facts of a take in {where}, found none that can be read: {error}"
-        raise InputError("take_invalid", message) from error
+    return documents.decode_document(content, TakeDocument, where=where, code="take_invalid")
 
 
 def _first_offset(document: TakeDocument) -> int:
