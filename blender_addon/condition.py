@@ -22,7 +22,7 @@ from .shots import active_shot
 
 #: The longer side of the picture.
 SIDE_PX = 256
-#: What the picture says of itself; previews have the name of a shot there.
+#: What the picture says of itself; previews have the number of a shot there.
 _MARK = "EX-4D condition"
 #: Rows of it that are coloured at once: about 2 ms.
 _BAND_ROWS = 64

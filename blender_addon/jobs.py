@@ -43,7 +43,9 @@ class JobRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     sources: dict[str, str]
     #: Where the results go.
     folder: str
-    #: Name of the shot's object for a take; empty for a scene.
+    #: Of the shot for a take; empty for a scene, and in records of older versions.
+    shot_id: str = ""
+    #: Name of the shot's object when the job was started; empty for a scene.
     shot_name: str = ""
 
 

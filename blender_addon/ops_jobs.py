@@ -8,7 +8,7 @@ from pathlib import Path
 
 import bpy
 
-from . import camera, field_of_view, paths, preferences, pump, runtime, scene_jobs
+from . import camera, field_of_view, paths, preferences, pump, runtime, scene_jobs, shot_ids
 from ._vendor.client import JobPhase
 from ._vendor.errors import InputError
 from ._vendor.protocol.documents import EngineSettings, TrajectoryDocument
@@ -111,6 +111,7 @@ def take_record(
     Raises:
         InputError: If the scene's files are gone.
     """
+    shot_ids.ensure()
     request_id, title = uuid.uuid4().hex, f"{shot.name} take"
     cache = preferences.get(context).cache
     return JobRecord(
@@ -120,6 +121,7 @@ def take_record(
         request=GenerateJob(scene=(), trajectory=trajectory, settings=engine_settings),
         sources=take_sources(shot.ex4d_shot),
         folder=str(paths.results_folder("takes", title, request_id, cache)),
+        shot_id=shot.ex4d_shot.shot_id,
         shot_name=shot.name,
     )
 

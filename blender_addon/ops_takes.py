@@ -8,17 +8,16 @@ book-keeping.
 # Blender 4.5 renamed the classes of strips, so that annotations must not be evaluated.
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import bpy
 import msgspec
 
-from . import compat, field_of_view, ops_jobs, strips
+from . import compat, ops_jobs, shot_ids, strips
 from ._vendor.errors import InputError
 from ._vendor.protocol.documents import Ex4dSettings, TakeDocument
 from .ops_connection import OperatorBase
-from .scene_files import DOCUMENT_NAME, stored_path
+from .scene_files import stored_path
 from .shots import active_shot
 
 _SUBFOLDERS = ("frames", "color", "mask")
@@ -40,16 +39,10 @@ def chosen_take(context: bpy.types.Context) -> bpy.types.Strip | None:
     if shot is None:
         return None
     index = scene.ex4d_take_index
-    if 0 <= index < len(found) and strips.is_take(found[index], shot.name):
+    if 0 <= index < len(found) and strips.is_take(found[index], shot):
         return found[index]
-    takes = strips.takes_of(scene, shot.name)
+    takes = strips.takes_of(scene, shot)
     return takes[-1] if takes else None
-
-
-def shot_name_of(context: bpy.types.Context, strip: bpy.types.Strip) -> str:
-    """Name of the shot that a take is of; takes of older versions do not say it."""
-    shot = active_shot(context)
-    return strip.get(strips.SHOT_PROPERTY) or ("" if shot is None else shot.name)
 
 
 def shot_of(context: bpy.types.Context, strip: bpy.types.Strip) -> bpy.types.Object:
@@ -58,12 +51,15 @@ def shot_of(context: bpy.types.Context, strip: bpy.types.Strip) -> bpy.types.Obj
     Raises:
         InputError: `shot_gone`.
     """
-    name = shot_name_of(context, strip)
-    shot = context.scene.objects.get(name)
-    if shot is None or not shot.ex4d_shot.is_shot:
-        message = f"expected the shot {name!r} of {strip.name}, found none; import its scene again"
+    owner = strips.owner_of(strip)
+    # Takes of the oldest versions do not say it.
+    found = shot_ids.find(context.scene.objects, *owner) if any(owner) else active_shot(context)
+    if found is None:
+        message = (
+            f"expected the shot {owner[1]!r} of {strip.name}, found none; import its scene again"
+        )
         raise InputError("shot_gone", message)
-    return shot
+    return found
 
 
 class _OnTake(OperatorBase):
@@ -160,31 +156,14 @@ class EX4D_OT_generate_again(_OnTake):
         if self.new_seed:
             settings = msgspec.structs.replace(settings, seed=free_seed(context, shot))
         record = ops_jobs.take_record(context, shot, document.trajectory, settings)
-        record.sources["scene.json"] = str(scene_of(document, shot.ex4d_shot))
+        record.sources["scene.json"] = str(strips.scene_of(document, shot.ex4d_shot))
         ops_jobs.begin(context, record)
 
 
 def free_seed(context: bpy.types.Context, shot: bpy.types.Object) -> int:
     """A seed that no take of the shot has."""
-    seeds = [_document(take).settings.seed for take in strips.takes_of(context.scene, shot.name)]
+    seeds = [_document(take).settings.seed for take in strips.takes_of(context.scene, shot)]
     return (max(seeds, default=-1) + 1) % _SEEDS
-
-
-def scene_of(document: TakeDocument, shot: bpy.types.PropertyGroup) -> Path:
-    """The `scene.json` that a take was made of: the field of view may have changed since.
-
-    Raises:
-        InputError: `scene_other` if the scene was made anew since.
-    """
-    folder, sha256 = Path(shot.folder), document.scene_sha256
-    for path in (folder / DOCUMENT_NAME, field_of_view.changed_document(folder, sha256)):
-        if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256:
-            return path
-    message = (
-        f"expected the scene that the take was made of in {folder}, found another; choose Use "
-        "Settings, then Generate Take"
-    )
-    raise InputError("scene_other", message)
 
 
 class EX4D_OT_next_take(_OnTake):
@@ -196,14 +175,10 @@ class EX4D_OT_next_take(_OnTake):
 
     def work(self, context: bpy.types.Context, strip: bpy.types.Strip) -> None:
         """Go on from the last that shows; with a name given, to that one."""
-        scene, shot_name = context.scene, shot_name_of(context, strip)
-        takes = strips.takes_of(scene, shot_name)
-        if strip not in takes:
-            message = (
-                f"expected the shot that {strip.name} is a take of, found none; import its scene "
-                "again"
-            )
-            raise InputError("shot_gone", message)
+        scene = context.scene
+        takes = strips.takes_beside(scene, strip)
+        if not takes:
+            takes = strips.takes_of(scene, shot_of(context, strip))
         if not self.strip:
             shown = [place for place, take in enumerate(takes) if not take.mute]
             strip = takes[(shown[-1] + 1) % len(takes)] if shown else takes[0]

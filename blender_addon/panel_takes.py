@@ -52,7 +52,7 @@ class EX4D_UL_takes(bpy.types.UIList):
         """Leave out what is no take of the shot."""
         shot = active_shot(context)
         flags = [
-            self.bitflag_filter_item if shot is not None and strips.is_take(strip, shot.name) else 0
+            self.bitflag_filter_item if shot is not None and strips.is_take(strip, shot) else 0
             for strip in getattr(data, name)
         ]
         return flags, []

@@ -15,7 +15,7 @@ from .imports import SceneImport
 from .jobs import ENDED, Job, Stage, server_id
 from .local_server import ServerState
 from .panel_import import draw_video
-from .shots import active_shot, check_frame_step, take_frames
+from .shots import active_shot, check_frame_step, is_meant, take_frames
 from .wording import draw_text, job_text
 
 _STATE_ICONS = {
@@ -238,14 +238,17 @@ class EX4D_PT_generate(_Sidebar, bpy.types.Panel):
             draw_text(layout, text, icon="ERROR")
         draw_text(layout, expectation_text(context, shot))
         layout.operator("ex4d.generate", icon="RENDER_ANIMATION")
-        _draw_takes_under_way(layout, shot)
+        _draw_takes_under_way(layout, shot, context.scene.session_uid)
 
 
-def _draw_takes_under_way(layout: bpy.types.UILayout, shot: bpy.types.Object) -> None:
+def _draw_takes_under_way(
+    layout: bpy.types.UILayout, shot: bpy.types.Object, scene_uid: int
+) -> None:
     """Say that the button has done something where it is seen: the list of jobs is far above."""
     current = runtime.peek()
     for job in () if current is None else current.jobs:
-        if job.stage not in ENDED and job.record.shot_name == shot.name:
+        is_own = is_meant(shot, job.record.shot_id, job.record.shot_name)
+        if job.stage not in ENDED and is_own and job.scene_uid == scene_uid:
             factor = 0.0 if job.remote is None else job.remote.fraction
             layout.progress(factor=factor, text=job_text(job))
 

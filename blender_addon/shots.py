@@ -58,6 +58,8 @@ class EX4D_PG_shot(bpy.types.PropertyGroup):
     """What makes an empty object a shot. Everything that plays works without it."""
 
     is_shot: bpy.props.BoolProperty(options=set())  # type: ignore[valid-type]
+    #: Fixed, in hex: see `shot_ids`. Empty for a moment in shots of older versions.
+    shot_id: bpy.props.StringProperty(options=set())  # type: ignore[valid-type]
     folder: bpy.props.StringProperty(  # type: ignore[valid-type]
         name="Scene Folder", description="Folder with the scene's files", get=_folder
     )
@@ -166,6 +168,12 @@ class EX4D_PG_scene(bpy.types.PropertyGroup):
         poll=lambda _scene, candidate: candidate.ex4d_shot.is_shot,
         options=set(),
     )
+
+
+def is_meant(shot: bpy.types.Object, shot_id: str, shot_name: str) -> bool:
+    """Whether a take or a job is of a shot: by its id, or where either has none by its name."""
+    own_id = shot.ex4d_shot.shot_id
+    return shot_id == own_id if shot_id and own_id else shot_name == shot.name
 
 
 def active_shot(context: bpy.types.Context) -> bpy.types.Object | None:

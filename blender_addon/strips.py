@@ -4,21 +4,26 @@
 # Blender 4.5 renamed the classes of strips, so that annotations must not be evaluated.
 from __future__ import annotations
 
+import hashlib
 import os.path
 from pathlib import Path
 
 import bpy
 import msgspec
 
-from . import compat
+from . import compat, field_of_view
 from ._vendor.errors import InputError
 from ._vendor.protocol.documents import TakeDocument
+from .scene_files import DOCUMENT_NAME as SCENE_NAME
 from .scene_files import stored_path
+from .shots import is_meant
 
 DOCUMENT_NAME = "take.json"
 #: Custom property of the shot's strip: the text of `take.json`.
 DOCUMENT_PROPERTY = "ex4d_take"
-#: Name of the shot's object.
+#: Id of the shot; takes of older versions have none until their file is opened.
+SHOT_ID_PROPERTY = "ex4d_take_shot_id"
+#: Name of the shot's object when the take was made.
 SHOT_PROPERTY = "ex4d_take_shot"
 #: Which of the shot's takes it is, counted from 1; takes of older versions have none.
 NUMBER_PROPERTY = "ex4d_take_number"
@@ -88,29 +93,70 @@ def add_take_strips(
         strip.mute = bool(strips)
         strips.append(strip)
     strips[0][DOCUMENT_PROPERTY] = text
+    strips[0][SHOT_ID_PROPERTY] = shot.ex4d_shot.shot_id
     strips[0][SHOT_PROPERTY] = shot.name
-    numbers = [other.get(NUMBER_PROPERTY, 0) for other in takes_of(context.scene, shot.name)]
+    numbers = [other.get(NUMBER_PROPERTY, 0) for other in takes_of(context.scene, shot)]
     strips[0][NUMBER_PROPERTY] = max(numbers) + 1
     return strips
 
 
-def takes_of(scene: bpy.types.Scene, shot_name: str) -> list[bpy.types.Strip]:
+def takes_of(scene: bpy.types.Scene, shot: bpy.types.Object) -> list[bpy.types.Strip]:
     """The strips of a shot's takes, the oldest first."""
+    return [take for take in all_takes(scene) if is_take(take, shot)]
+
+
+def takes_beside(scene: bpy.types.Scene, take: bpy.types.Strip) -> list[bpy.types.Strip]:
+    """All takes of the shot that a take is of, the oldest first, even where the shot is gone.
+
+    Empty where a take of an older version does not say whose it is.
+    """
+    # The name is another after the shot was renamed.
+    key = 0 if owner_of(take)[0] else 1
+    owner = owner_of(take)[key]
+    return [other for other in all_takes(scene) if owner and owner_of(other)[key] == owner]
+
+
+def all_takes(scene: bpy.types.Scene) -> list[bpy.types.Strip]:
+    """The strips of the takes of all shots, the oldest of each first."""
     if scene.sequence_editor is None:
         return []
     found = compat.strips_of(scene.sequence_editor)
-    takes = [strip for strip in found if is_take(strip, shot_name)]
+    takes = [strip for strip in found if DOCUMENT_PROPERTY in strip]
     # Blender puts strips in another order when they change channels.
     return sorted(takes, key=lambda strip: (strip.get(NUMBER_PROPERTY, 0), strip.name))
 
 
-def is_take(strip: bpy.types.Strip, shot_name: str) -> bool:
+def is_take(strip: bpy.types.Strip, shot: bpy.types.Object) -> bool:
     """Whether a strip is a take of a shot."""
     if DOCUMENT_PROPERTY not in strip:
         return False
-    # Takes of older versions do not say whose they are, but are named after it.
-    owner = strip.get(SHOT_PROPERTY)
-    return owner == shot_name or (owner is None and strip.name.startswith(f"{shot_name} "))
+    shot_id, shot_name = owner_of(strip)
+    if not shot_id and not shot_name:
+        # Takes of the oldest versions do not say whose they are, but are named after it.
+        return strip.name.startswith(f"{shot.name} ")
+    return is_meant(shot, shot_id, shot_name)
+
+
+def owner_of(take: bpy.types.Strip) -> tuple[str, str]:
+    """Id and name of the shot that a take is of, each empty where the take does not say it."""
+    return take.get(SHOT_ID_PROPERTY, ""), take.get(SHOT_PROPERTY, "")
+
+
+def scene_of(document: TakeDocument, shot: bpy.types.PropertyGroup) -> Path:
+    """The `scene.json` that a take was made of: the field of view may have changed since.
+
+    Raises:
+        InputError: `scene_other` if the scene was made anew since.
+    """
+    folder, sha256 = Path(shot.folder), document.scene_sha256
+    for path in (folder / SCENE_NAME, field_of_view.changed_document(folder, sha256)):
+        if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256:
+            return path
+    message = (
+        f"expected the scene that the take was made of in {folder}, found another; choose Use "
+        "Settings, then Generate Take"
+    )
+    raise InputError("scene_other", message)
 
 
 def folder_of(strip: bpy.types.Strip) -> Path:

@@ -51,6 +51,7 @@ def job(addon, shot, clock, tmp_path, monkeypatch):
         ),
         sources={},
         folder=str(tmp_path / "take"),
+        shot_id=shot.ex4d_shot.shot_id,
         shot_name=shot.name,
     )
     current = addon("runtime").get()
@@ -265,6 +266,14 @@ def test_preview_goes_with_the_next_tick(addon, shot, job, frames, happen):
     happen(addon, job)
     addon("pump").tick()
     assert_gone(addon)
+
+
+def test_preview_stays_where_the_shot_is_renamed(addon, shot, job, frames, clock):
+    shot.name = "Renamed"
+    clock.now_s += 1 / 8
+    addon("pump").tick()
+    np.testing.assert_array_equal(shown(addon), frames[int(clock.now_s * 8) % FRAMES])
+    assert len(slots(shot)) == 1
 
 
 def test_switched_on_again_it_shows_again(addon, job, frames):

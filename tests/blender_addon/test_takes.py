@@ -35,7 +35,7 @@ def shot(addon, empty_file, tmp_path):
 def takes(addon, shot):
     import bpy
 
-    return addon("strips").takes_of(bpy.context.scene, shot.name)
+    return addon("strips").takes_of(bpy.context.scene, shot)
 
 
 def test_only_the_shots_own_takes_are_listed(addon, shot):
@@ -43,7 +43,8 @@ def test_only_the_shots_own_takes_are_listed(addon, shot):
 
     assert [strip.name for strip in takes(addon, shot)] == ["Tiny preview", "Tiny preview.001"]
     assert addon("panel_takes").describe(takes(addon, shot)[0]) == "seed 7, 5 frames"
-    shot.name = "Renamed"
+    for strip in takes(addon, shot):
+        strip["ex4d_take_shot_id"] = "0123456789abcdef"
     assert takes(addon, shot) == []
     assert addon("ops_takes").chosen_take(bpy.context) is None
 
@@ -66,8 +67,8 @@ def test_next_take_of_a_shot_that_is_gone_is_refused_with_words(addon, shot, seq
 
     collection = addon("compat").strips_of(bpy.context.scene.sequence_editor)
     for take in takes(addon, shot):
-        # As takes of older versions.
-        del take["ex4d_take_shot"]
+        # As takes of the oldest versions.
+        del take["ex4d_take_shot"], take["ex4d_take_shot_id"]
     bpy.context.scene.sequence_editor.active_strip = collection["Tiny preview"]
     bpy.data.objects.remove(shot)
     before = places(addon)
@@ -271,7 +272,7 @@ def test_generate_again_is_refused_where_the_scene_is_another(addon, shot, tmp_p
     path = tmp_path / "scene" / "scene.json"
     path.write_text(path.read_text() + " ")
     with pytest.raises(addon("_vendor.errors").InputError) as caught:
-        addon("ops_takes").scene_of(document, shot.ex4d_shot)
+        addon("strips").scene_of(document, shot.ex4d_shot)
     assert caught.value.code == "scene_other"
 
 
