@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """From an animated Blender camera to a trajectory: what Blender would render, frame by frame."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import bpy
 import numpy as np
 from mathutils import Matrix
@@ -56,17 +59,32 @@ def sample_trajectory(
     else:
         cameras = [required_camera(context, shot, camera)] * (frame_end - frame_start + 1)
     poses: list[CameraPose] = []
-    shown, shown_subframe = scene.frame_current, scene.frame_subframe
-    # Markers switch it on each frame, and not back to one that no marker binds.
-    active_camera = scene.camera
-    try:
+    with frame_and_camera_kept(scene):
         for frame, seen_through in enumerate(cameras, frame_start):
             scene.frame_set(frame)
             poses.append(evaluated_pose(context, shot, seen_through, width_px, height_px))
-    finally:
-        scene.frame_set(shown, subframe=shown_subframe)
-        scene.camera = active_camera
     return TrajectoryDocument(width_px=width_px, height_px=height_px, poses=tuple(poses))
+
+
+@contextmanager
+def frame_and_camera_kept(scene: bpy.types.Scene) -> Iterator[None]:
+    """Show the scene's present frame again at the end, through the camera that it has now.
+
+    Markers switch the camera on each frame that is set, the present one included, and not back to
+    one that no marker binds.
+    """
+    frame, subframe, active_camera = scene.frame_current, scene.frame_subframe, scene.camera
+    try:
+        yield
+    finally:
+        scene.frame_set(frame, subframe=subframe)
+        scene.camera = active_camera
+
+
+def show_frame_again(scene: bpy.types.Scene) -> None:
+    """Evaluate the present frame anew, after keys have changed."""
+    with frame_and_camera_kept(scene):
+        pass
 
 
 def _cameras_by_frame(

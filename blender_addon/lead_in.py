@@ -15,6 +15,7 @@ from mathutils import Euler, Matrix, Quaternion, Vector
 
 from . import camera_binding, camera_moves, compat
 from ._vendor.errors import Ex4dError, InputError
+from .camera import show_frame_again
 from .shots import NeedsShot, active_shot, take_frames
 
 #: A camera shows the source's own view if that moves no pixel farther; as the server has it.
@@ -219,8 +220,7 @@ class EX4D_OT_add_lead_in(NeedsShot, bpy.types.Operator):
         except Ex4dError as error:
             self.report({"ERROR"}, error.message)
             return {"CANCELLED"}
-        scene = context.scene
-        scene.frame_set(scene.frame_current, subframe=scene.frame_subframe)
+        show_frame_again(context.scene)
         self.report({"INFO"}, f"{key_count} keys from frame {first} to {first + count}")
         return {"FINISHED"}
 
