@@ -23,10 +23,11 @@ def sample_trajectory(
     *,
     frame_start: int | None = None,
     frame_end: int | None = None,
+    frame_step: int = 1,
     width_px: int | None = None,
     height_px: int | None = None,
 ) -> TrajectoryDocument:
-    """Sample the camera at each frame as Blender evaluates it: animation, constraints, parents.
+    """Sample the camera frame by frame as Blender evaluates it: animation, constraints, parents.
 
     The picture is framed as Blender would frame it at a resolution of `width_px` x `height_px`
     with the pixel aspect of the scene. Before the clip's first frame and after its last one, the
@@ -39,6 +40,7 @@ def sample_trajectory(
             the take, where another shot's may follow, the last one stays.
         frame_start: First frame; `shots.take_frames` where absent.
         frame_end: Last frame; both must be given to replace it.
+        frame_step: Every how many frames there is a pose.
         width_px: Of the output; the clip's size where it or the height is absent.
         height_px: As above.
 
@@ -58,9 +60,10 @@ def sample_trajectory(
         cameras = _cameras_by_frame(context, shot, frame_start, frame_end)
     else:
         cameras = [required_camera(context, shot, camera)] * (frame_end - frame_start + 1)
+    frames = range(frame_start, frame_end + 1, frame_step)
     poses: list[CameraPose] = []
     with frame_and_camera_kept(scene):
-        for frame, seen_through in enumerate(cameras, frame_start):
+        for frame, seen_through in zip(frames, cameras[::frame_step], strict=True):
             scene.frame_set(frame)
             poses.append(evaluated_pose(context, shot, seen_through, width_px, height_px))
     return TrajectoryDocument(width_px=width_px, height_px=height_px, poses=tuple(poses))

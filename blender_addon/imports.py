@@ -133,7 +133,8 @@ def _add_take(jobs: JobBoard, job: Job) -> None:
                     f"frames are in {job.folder}"
                 )
                 raise InputError("shot_gone", message)
-            strips.add_take_strips(bpy.context, shot, job.folder)
+            step = job.record.frame_step
+            strips.add_take_strips(bpy.context, shot, job.folder, frame_step=step)
             bpy.ops.ed.undo_push(message=f"Add {job.record.title}")
     except (Ex4dError, OSError) as error:
         jobs.finish(job, Stage.FAILED, _readable(error))

@@ -47,6 +47,8 @@ class JobRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     shot_id: str = ""
     #: Name of the shot's object when the job was started; empty for a scene.
     shot_name: str = ""
+    #: Every how many frames of the Blender scene a take has a picture.
+    frame_step: int = 1
 
 
 class Stage(Enum):

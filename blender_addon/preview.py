@@ -7,8 +7,9 @@ import bpy
 import numpy as np
 from numpy.typing import NDArray
 
-from . import camera_pictures, scene_jobs, shot_ids
+from . import camera_binding, camera_pictures, scene_jobs, shot_ids, strips
 from ._vendor.client import Preview
+from ._vendor.protocol.messages import GenerateJob
 from .jobs import Job, JobBoard, Stage
 from .redraw import redraw_views
 
@@ -81,11 +82,15 @@ def _mark(shot: bpy.types.Object) -> str:
 
 
 def _make_image(job: Job, shot: bpy.types.Object, preview: Preview) -> bpy.types.Image:
-    """Make the image of a shot and hang it in front of the shot's camera."""
+    """Make the image of a shot and hang it in front of the cameras that the take sees through."""
     name = f"EX-4D Preview {shot.name}"
     image = bpy.data.images.new(name, preview.width_px, preview.height_px)
     image[camera_pictures.MARK] = _mark(shot)
     scene = scene_jobs.find_scene(job.scene_uid)
-    if scene is not None and shot.ex4d_shot.camera is not None:
-        camera_pictures.hang(image, shot.ex4d_shot.camera.data, scene.render)
+    request, step = job.record.request, job.record.frame_step
+    if scene is not None and isinstance(request, GenerateJob):
+        first = strips.first_frame(shot, request.trajectory, step)
+        last = first + (len(request.trajectory.poses) - 1) * step
+        for camera_data in camera_binding.cameras_between(scene, shot, first, last):
+            camera_pictures.hang(image, camera_data, scene.render)
     return image

@@ -13,7 +13,7 @@ import msgspec
 
 from . import compat, field_of_view
 from ._vendor.errors import InputError
-from ._vendor.protocol.documents import TakeDocument
+from ._vendor.protocol.documents import TakeDocument, TrajectoryDocument
 from .scene_files import DOCUMENT_NAME as SCENE_NAME
 from .scene_files import stored_path
 from .shots import is_meant
@@ -29,6 +29,8 @@ SHOT_PROPERTY = "ex4d_take_shot"
 NUMBER_PROPERTY = "ex4d_take_number"
 #: Custom property of an image that shows a take behind a camera.
 TAKE_IMAGE = "ex4d_take_image"
+#: Every how many frames of the Blender scene the take has a picture; 1 where there is none.
+FRAME_STEP_PROPERTY = "ex4d_take_frame_step"
 _MAX_DOCUMENT_BYTES = 16 << 20
 #: Of Blender's sequencer.
 _MAX_CHANNEL = 128
@@ -44,6 +46,7 @@ def add_take_strips(
     take_folder: Path,
     *,
     frame_start: int | None = None,
+    frame_step: int = 1,
 ) -> list[bpy.types.Strip]:
     """Add a take to the sequencer on free channels; nothing that is there changes.
 
@@ -53,6 +56,7 @@ def add_take_strips(
         take_folder: With `take.json` and its frames.
         frame_start: Frame of the take's first; where absent, it is told by the source frames that
             the take looks at.
+        frame_step: For how many frames each picture stands; the last one not past the clip's end.
 
     Returns:
         The strips of the shot, its colour and its mask; the last two are muted.
@@ -73,10 +77,13 @@ def add_take_strips(
                 message = f"expected {sequence}/{name} in {take_folder}, found none; fetch it again"
                 raise InputError("take_invalid", message)
     if frame_start is None:
-        frame_start = int(shot.ex4d_shot.frame_start) + _first_offset(document)
+        frame_start = first_frame(shot, document.trajectory, frame_step)
+    # How often the last picture is repeated: not beyond the clip, if it is not all beyond it.
+    last_frame = frame_start + (frame_count - 1) * frame_step
+    last_hold = max(1, min(frame_step, shot.ex4d_shot.frame_end - last_frame + 1))
     editor = compat.ensure_sequencer(context.scene)
     collection = compat.strips_of(editor)
-    channel = _free_channels(collection, frame_start, frame_start + frame_count, len(files))
+    channel = _free_channels(collection, frame_start, last_frame + last_hold, len(files))
     engine = document.settings.__struct_config__.tag
     strips: list[bpy.types.Strip] = []
     for (sequence, names), suffix in zip(files.items(), _SEQUENCES.values(), strict=True):
@@ -88,13 +95,15 @@ def add_take_strips(
             # The whole picture, never squeezed.
             fit_method="FIT",
         )
-        for name in names[1:]:
+        held = [name for name in names[:-1] for _ in range(frame_step)] + names[-1:] * last_hold
+        for name in held[1:]:
             strip.elements.append(name)
         strip.mute = bool(strips)
         strips.append(strip)
     strips[0][DOCUMENT_PROPERTY] = text
     strips[0][SHOT_ID_PROPERTY] = shot.ex4d_shot.shot_id
     strips[0][SHOT_PROPERTY] = shot.name
+    strips[0][FRAME_STEP_PROPERTY] = frame_step
     numbers = [other.get(NUMBER_PROPERTY, 0) for other in takes_of(context.scene, shot)]
     strips[0][NUMBER_PROPERTY] = max(numbers) + 1
     return strips
@@ -135,6 +144,13 @@ def is_take(strip: bpy.types.Strip, shot: bpy.types.Object) -> bool:
         # Takes of the oldest versions do not say whose they are, but are named after it.
         return strip.name.startswith(f"{shot.name} ")
     return is_meant(shot, shot_id, shot_name)
+
+
+def frame_step_of(take: bpy.types.Strip) -> int:
+    """For how many frames each picture of a take stands."""
+    found = take.get(FRAME_STEP_PROPERTY, 1)
+    # A .blend from elsewhere may say anything.
+    return found if isinstance(found, int) and 1 <= found <= len(take.elements) else 1
 
 
 def owner_of(take: bpy.types.Strip) -> tuple[str, str]:
@@ -310,14 +326,15 @@ def _decode(content: bytes, where: str) -> TakeDocument:
         raise InputError("take_invalid", message) from error
 
 
-def _first_offset(document: TakeDocument) -> int:
-    """How many frames after the clip's first frame the take begins; negative if before it.
+def first_frame(shot: bpy.types.Object, trajectory: TrajectoryDocument, frame_step: int = 1) -> int:
+    """The frame of the scene at which a take begins, as its source frames tell.
 
     A take that begins before the clip looks at the clip's first frame until the clip begins.
     """
-    times = [pose.source_time for pose in document.trajectory.poses]
+    times = [pose.source_time for pose in trajectory.poses]
     held = next((index for index, time in enumerate(times) if time != times[0]), 1)
-    return times[0] - (held - 1 if times[0] == 0 else 0)
+    offset = times[0] - ((held - 1) * frame_step if times[0] == 0 else 0)
+    return int(shot.ex4d_shot.frame_start) + offset
 
 
 def _free_channels(

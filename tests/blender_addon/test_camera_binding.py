@@ -313,15 +313,6 @@ def test_what_cannot_be_seen_through_is_refused_with_the_reason(addon, shot, arr
     assert caught.value.code == code
 
 
-def test_panel_refuses_a_frame_step_before_generate(addon, shot):
-    import bpy
-
-    bpy.context.scene.frame_step = 2
-    with pytest.raises(addon("_vendor.errors").InputError, match="Step to 1") as caught:
-        addon("panels").take_text(bpy.context, shot)
-    assert caught.value.code == "frame_step"
-
-
 def test_condition_is_drawn_for_the_camera_that_is_seen_through(addon, shot):
     import bpy
 

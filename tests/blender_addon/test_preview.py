@@ -138,6 +138,30 @@ def test_preview_is_an_upright_image_in_front_of_the_shots_camera(addon, shot, f
     assert not slots_of_source(shot)
 
 
+def test_preview_hangs_before_the_cameras_that_markers_bind(addon, shot, job, clock):
+    import bpy
+
+    cameras = []
+    for name, frame in (("Wide", 1), ("Side", 3), ("Late", 200)):
+        camera = bpy.data.objects.new(name, bpy.data.cameras.new(name))
+        bpy.context.scene.collection.objects.link(camera)
+        camera.parent = shot
+        bpy.context.scene.timeline_markers.new(name, frame=frame).camera = camera
+        cameras.append(camera.data)
+    job.remote.preview, _ = make_preview(addon)
+    addon("pump").tick()
+    (image,) = images(addon)
+    assert [[slot.image for slot in data.background_images] for data in cameras] == [
+        [image],
+        [image],
+        [],
+    ]
+    assert slots(shot) == [], "nobody looks through it"
+    job.remote.preview = None
+    addon("pump").tick()
+    assert_gone(addon)
+
+
 def slots_of_source(shot):
     return list(shot.ex4d_shot.source_camera.data.background_images)
 

@@ -74,7 +74,8 @@ def start_job(addon, shot, make_take, monkeypatch):
     def start_job(of):
         trajectory = jobs.take_trajectory(bpy.context, of)
         settings = bpy.context.scene.ex4d_generate.engine_settings()
-        record = jobs.take_record(bpy.context, of, trajectory, settings)
+        step = bpy.context.scene.frame_step
+        record = jobs.take_record(bpy.context, of, trajectory, settings, frame_step=step)
         return jobs.begin(bpy.context, record)
 
     return start_job

@@ -302,6 +302,39 @@ def test_take_becomes_the_cameras_background_once(addon, shot):
     assert camera.show_background_images
 
 
+def test_take_is_behind_each_camera_that_markers_bind_while_it_lasts(addon, shot):
+    import bpy
+
+    cameras = {}
+    for name, frame in (("Before", 3), ("Wide", 9), ("Side", 13), ("After", 16)):
+        camera = bpy.data.objects.new(name, bpy.data.cameras.new(name))
+        bpy.context.scene.collection.objects.link(camera)
+        camera.parent = shot
+        bpy.context.scene.timeline_markers.new(name, frame=frame).camera = camera
+        cameras[name] = camera.data
+    # One that shares its lens, and one of another shot, which no take of this one sees through.
+    twin = bpy.data.objects.new("Twin", cameras["Side"])
+    bpy.context.scene.collection.objects.link(twin)
+    twin.parent = shot
+    bpy.context.scene.timeline_markers.new("Twin", frame=14).camera = twin
+    other = bpy.data.objects.new("Other shot", None)
+    other.ex4d_shot.is_shot = True
+    foreign = bpy.data.objects.new("Foreign", bpy.data.cameras.new("Foreign"))
+    foreign.parent = other
+    for item in (other, foreign):
+        bpy.context.scene.collection.objects.link(item)
+    bpy.context.scene.timeline_markers.new("Foreign", frame=15).camera = foreign
+    for _ in range(2):
+        assert bpy.ops.ex4d.take_background(strip="Tiny preview") == {"FINISHED"}
+    backed = {data.name for data in bpy.data.cameras if len(data.background_images)}
+    assert backed == {"Wide", "Side"}, "not the shot's own, through which nobody looks"
+    for name in backed:
+        (slot,) = cameras[name].background_images
+        # Each shows the whole take, so that its own frames are right.
+        assert (slot.image_user.frame_start, slot.image_user.frame_duration) == (11, 5)
+        assert "one" in slot.image.filepath
+
+
 def test_trimmed_take_behind_the_camera_shows_each_frame_where_it_belongs(addon, shot):
     import bpy
 
