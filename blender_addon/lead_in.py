@@ -42,9 +42,14 @@ def is_plain(shot: bpy.types.Object, camera: bpy.types.Object | None) -> bool:
         return False
     return not any(
         owner.animation_data is not None
-        and (len(owner.animation_data.drivers) or len(owner.animation_data.nla_tracks))
+        and (_moves_it(owner.animation_data.drivers) or len(owner.animation_data.nla_tracks))
         for owner in (camera, camera.data)
     )
+
+
+def _moves_it(drivers: bpy.types.bpy_prop_collection) -> bool:
+    # A take behind the camera may have one, which changes nothing else.
+    return any(not curve.data_path.startswith("background_images") for curve in drivers)
 
 
 def state_at(camera: bpy.types.Object, frame: float) -> CameraState:

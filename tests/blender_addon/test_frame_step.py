@@ -285,6 +285,10 @@ def test_take_behind_the_camera_is_in_time_too(addon, shot, strip):
         assert f"{background_picture(camera_data, frame):04d}.png" == name
     (curve,) = camera_data.animation_data.drivers
     assert curve.driver.is_simple_expression, "files from elsewhere may run no Python"
+    # It moves nothing of the camera, which may go on being keyed.
+    assert addon("lead_in").is_plain(shot, shot.ex4d_shot.camera)
+    assert bpy.ops.ex4d.add_lead_in() == {"FINISHED"}
+    assert bpy.ops.ex4d.add_move(move="zoom_in") == {"FINISHED"}
     # Again, with another take: no driver is left over.
     strip["ex4d_take_frame_step"] = 1
     assert bpy.ops.ex4d.take_background() == {"FINISHED"}
