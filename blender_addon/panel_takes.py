@@ -31,6 +31,9 @@ def describe(strip: bpy.types.Strip) -> str:
         return "damaged"
     chosen = summary.settings
     text = f"seed {chosen.seed}, {summary.frame_count} frames"
+    step = strips.frame_step_of(strip)
+    if step > 1:
+        text += f" in steps of {step}"
     if isinstance(chosen, Ex4dSettings):
         text = f"{chosen.mode}, {chosen.steps} steps, {text}"
     return text

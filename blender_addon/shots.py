@@ -273,7 +273,9 @@ def skipped_frames(scene: bpy.types.Scene, frame: int) -> int:
 
 
 def sampled_frames(context: bpy.types.Context, shot: bpy.types.Object) -> range:
-    """The frames that the pictures of a take are of: in the scene's Step, as many as become of it.
+    """The frames of the scene that a take has pictures of.
+
+    Every so many of the range as the scene's Step says, in the number that the engine makes of it.
 
     Raises:
         InputError: As of `take_frames`.

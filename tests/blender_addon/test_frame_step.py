@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 from scene_writer import write_scene, write_take
-from shot_tools import exhaust
+from shot_tools import exhaust, needs_server, tick_until
 
 pytestmark = pytest.mark.bpy
 
@@ -169,6 +169,7 @@ def picture_of(addon, strip, frame):
 def test_take_comes_back_in_time(addon, strip):
     import bpy
 
+    assert addon("panel_takes").describe(strip) == "seed 7, 7 frames in steps of 3"
     found = addon("compat").strips_of(bpy.context.scene.sequence_editor)
     assert len(found) == 3
     for item in found:
@@ -294,3 +295,28 @@ def test_take_behind_the_camera_is_in_time_too(addon, shot, strip):
     assert bpy.ops.ex4d.take_background() == {"FINISHED"}
     assert len(camera_data.animation_data.drivers) == 0
     assert [background_picture(camera_data, frame) for frame in (11, 12, 13)] == [1, 2, 3]
+
+
+@pytest.mark.slow
+@needs_server
+def test_whole_way_through_a_server(addon, shot, fake_server, tmp_path):
+    import bpy
+
+    chosen = addon("preferences").get(bpy.context)
+    chosen.mode = "REMOTE"
+    try:
+        assert bpy.ops.ex4d.pair_server(link=fake_server("0.01")) == {"FINISHED"}
+        bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "shot.blend"))
+        assert bpy.ops.ex4d.generate(wait=False) == {"FINISHED"}
+        shot.name = "Renamed meanwhile"
+        (job,) = addon("runtime").get().jobs
+        tick_until(addon, lambda: job.stage in addon("jobs").ENDED)
+        assert job.error is None
+        (strip,) = addon("strips").takes_of(bpy.context.scene, shot)
+        assert addon("strips").document_of(strip).frame_count == 7
+        assert addon("compat").strip_range(strip) == (FIRST, FIRST + COUNT)
+        assert [picture_of(addon, strip, frame) for frame in (13, 14)] == ["0001.png", "0002.png"]
+    finally:
+        addon("runtime").unregister()
+        chosen.servers.clear()
+        chosen.mode = "LOCAL"
