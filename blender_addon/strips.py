@@ -104,7 +104,7 @@ def add_take_strips(
     strips[0][SHOT_ID_PROPERTY] = shot.ex4d_shot.shot_id
     strips[0][SHOT_PROPERTY] = shot.name
     strips[0][FRAME_STEP_PROPERTY] = frame_step
-    numbers = [other.get(NUMBER_PROPERTY, 0) for other in takes_of(context.scene, shot)]
+    numbers = [_number_of(other) for other in takes_of(context.scene, shot)]
     strips[0][NUMBER_PROPERTY] = max(numbers) + 1
     return strips
 
@@ -132,7 +132,7 @@ def all_takes(scene: bpy.types.Scene) -> list[bpy.types.Strip]:
     found = compat.strips_of(scene.sequence_editor)
     takes = [strip for strip in found if DOCUMENT_PROPERTY in strip]
     # Blender puts strips in another order when they change channels.
-    return sorted(takes, key=lambda strip: (strip.get(NUMBER_PROPERTY, 0), strip.name))
+    return sorted(takes, key=lambda strip: (_number_of(strip), strip.name))
 
 
 def is_take(strip: bpy.types.Strip, shot: bpy.types.Object) -> bool:
@@ -155,7 +155,17 @@ def frame_step_of(take: bpy.types.Strip) -> int:
 
 def owner_of(take: bpy.types.Strip) -> tuple[str, str]:
     """Id and name of the shot that a take is of, each empty where the take does not say it."""
-    return take.get(SHOT_ID_PROPERTY, ""), take.get(SHOT_PROPERTY, "")
+    shot_id, shot_name = take.get(SHOT_ID_PROPERTY), take.get(SHOT_PROPERTY)
+    # As for the step.
+    return (
+        shot_id if isinstance(shot_id, str) else "",
+        shot_name if isinstance(shot_name, str) else "",
+    )
+
+
+def _number_of(take: bpy.types.Strip) -> int:
+    found = take.get(NUMBER_PROPERTY, 0)
+    return found if isinstance(found, int) else 0
 
 
 def scene_of(document: TakeDocument, shot: bpy.types.PropertyGroup) -> Path:

@@ -380,3 +380,15 @@ def test_scene_imported_again_takes_up_the_takes_of_the_shot_that_is_gone(
     assert takes(again) == NAMES
     third = exhaust(addon("scene_import").import_scene(bpy.context, scene_folder))
     assert takes(third) == [], "they have a shot"
+
+
+@pytest.mark.parametrize("value", [5, 2.5, [1, 2], b"Tiny"])
+def test_what_a_file_makes_up_about_its_takes_counts_for_nothing(addon, shot, takes, value):
+    import bpy
+
+    strip = addon("strips").takes_of(bpy.context.scene, shot)[0]
+    for name in ("ex4d_take_shot_id", "ex4d_take_shot", "ex4d_take_number"):
+        strip[name] = value
+    addon("shot_ids").ensure()
+    assert set(takes(shot)) == set(NAMES), "by the beginning of its name"
+    assert bpy.ops.ex4d.next_take() == {"FINISHED"}
