@@ -17,7 +17,7 @@ _RGB = 2
 #: Each byte is stored as the difference from the one above: pictures get much smaller.
 _FILTER_UP = 2
 #: Unpacked, of lines that are read at once: about 2 ms.
-_BLOCK_BYTES = 200_000
+_BLOCK_BYTES = 100_000
 
 
 def read_pixels(path: Path, width_px: int, height_px: int) -> NDArray[np.float32]:

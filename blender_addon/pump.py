@@ -55,7 +55,9 @@ def tick() -> float | None:
     if current.sizes.is_counting:
         changed = current.sizes.advance() or changed
     # A render reads the data that is written here.
-    if not bpy.app.is_job_running("RENDER"):
+    if is_rendering():
+        current.condition.hide_old()
+    else:
         changed = imports.advance(current.jobs, current.imports, deadline_s) or changed
         if changed:
             scene_jobs.store()
@@ -87,9 +89,14 @@ def is_running() -> bool:
     return bpy.app.timers.is_registered(_on_timer)
 
 
+def is_rendering() -> bool:
+    """Whether a render works beside the user interface."""
+    return bpy.app.is_job_running("RENDER")
+
+
 def is_measuring(current: Runtime) -> bool:
     """Whether the coverage of a camera path is being measured."""
-    return current.coverage is not None and not current.coverage.is_over
+    return current.coverage is not None and not current.coverage.work.is_over
 
 
 def redraw() -> None:
@@ -137,9 +144,10 @@ def _on_load(_path: str) -> None:
         current.imports.clear()
         current.coverage = None
         current.condition = condition.ConditionPlayer()
+    # To show it reads files and writes our own: not for a file that somebody else may have saved.
+    condition.switch_off()
     if scene_jobs.restore():
         wake()
-    _wake_for_condition()
 
 
 @persistent
@@ -163,15 +171,21 @@ def _around_undo(_scene: bpy.types.Scene) -> None:
     The next tick shows again what still runs.
     """
     camera_pictures.remove_all()
-    _wake_for_condition()
-
-
-def _wake_for_condition() -> None:
-    """A file or an undo step may ask for it again after the pump has stopped."""
     if condition.is_shown_anywhere():
-        runtime.get()
-        if not is_running():
+        if runtime.peek() is None:
+            # From before the file was opened.
+            condition.switch_off()
+        elif not is_running():
             wake()
+
+
+@persistent
+def _on_frame(_scene: bpy.types.Scene, _depsgraph: bpy.types.Depsgraph | None = None) -> None:
+    """At once, not at the next tick: in playback several frames pass until then."""
+    current = runtime.peek()
+    # In a render this is called from its own thread; the next tick does it.
+    if current is not None and not is_rendering():
+        current.condition.hide_old()
 
 
 _HANDLERS = (
@@ -182,6 +196,7 @@ _HANDLERS = (
     (bpy.app.handlers.undo_post, _around_undo),
     (bpy.app.handlers.redo_pre, _around_undo),
     (bpy.app.handlers.redo_post, _around_undo),
+    (bpy.app.handlers.frame_change_post, _on_frame),
 )
 
 

@@ -41,6 +41,20 @@ def read_document(folder: Path) -> bytes:
     return content
 
 
+def decode_document(folder: Path) -> SceneDocument:
+    """What a scene's `scene.json` says.
+
+    Raises:
+        InputError: `scene_invalid` if there is none, or one that is no scene's.
+    """
+    text = read_document(folder)
+    try:
+        return msgspec.json.decode(text, type=SceneDocument)
+    except ValueError as error:
+        message = f"expected a scene in {folder}, found none that can be read: {error}"
+        raise InputError("scene_invalid", message) from error
+
+
 class SceneFiles:
     """A scene's folder, checked.
 
@@ -53,12 +67,7 @@ class SceneFiles:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        text = read_document(folder)
-        try:
-            self.document = msgspec.json.decode(text, type=SceneDocument)
-        except ValueError as error:
-            message = f"expected a scene in {folder}, found none that can be read: {error}"
-            raise InputError("scene_invalid", message) from error
+        self.document = decode_document(folder)
         for sequence in SEQUENCES:
             for index in range(self.document.frame_count):
                 path = self.file(sequence, index)

@@ -96,7 +96,7 @@ def measure(folder: Path, width: int, height: int, frame_count: int) -> None:
     print(f"redraws caused by them: {len(redraws)}")
     bpy.ops.ex4d.check_coverage(wait=False)
     check, ticks = module("runtime").get().coverage, []
-    while not check.is_over:
+    while not check.work.is_over:
         ticks += timed_ms(pump.tick, 1)
     report("ticks that measure coverage", ticks)
     scene.ex4d_generate.show_condition = True
