@@ -170,14 +170,16 @@ def _band(
     rows, columns = np.mgrid[band, :width]
     x = (columns + 0.5) * (view.size_px[0] / width)
     y = (rows + 0.5) * (view.size_px[1] / height)
-    rays = np.stack(
-        [(x - pose.cx_px) / pose.fx_px, (y - pose.cy_px) / pose.fy_px, np.ones_like(x)], axis=-1
-    )
     depth = 1.0 / np.maximum(drawn.inverse_depth[band], 1e-9)
-    surface = (rays * depth[..., None]) @ matrix[:, :3].T + matrix[:, 3]
-    z = np.maximum(surface[..., 2], 1e-9)
-    column = surface[..., 0] / z * source.fx_px + source.cx_px
-    row = surface[..., 1] / z * source.fy_px + source.cy_px
+    rays = (x - pose.cx_px) / pose.fx_px * depth, (y - pose.cy_px) / pose.fy_px * depth, depth
+    # No matrix product: the threads of a library for them would wait for a busy processor.
+    across, down, away = (
+        sum((by * ray for by, ray in zip(line, rays, strict=True)), start=offset)
+        for (*line, offset) in matrix
+    )
+    away = np.maximum(away, 1e-9)
+    column = across / away * source.fx_px + source.cx_px
+    row = down / away * source.fy_px + source.cy_px
     column = np.clip(column, 0, source.width_px - 1).astype(np.int64)
     row = np.clip(row, 0, source.height_px - 1).astype(np.int64)
     colors = np.where(drawn.seen[band][..., None], picture[row, column], material.MARK)

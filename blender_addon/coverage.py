@@ -5,6 +5,7 @@ The mesh is drawn by the server's rules into a small picture, in slices of a few
 """
 
 import struct
+import zlib
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ import bpy
 import numpy as np
 from numpy.typing import NDArray
 
-from . import drawing, field_of_view, material, pictures, scene_files
+from . import drawing, field_of_view, marks, material, pictures, scene_files
 from ._vendor.errors import InputError
 from ._vendor.protocol.documents import (
     CameraPose,
@@ -23,7 +24,7 @@ from ._vendor.protocol.documents import (
 )
 from ._vendor.source_view import is_source_view
 from .scene_files import CACHE_FOLDER
-from .scene_import import marked_file
+from .scene_import import hidden_file, marked_file
 from .sliced_work import SlicedWork
 
 #: Pixels along the longer side of the picture.
@@ -79,7 +80,7 @@ class ShotMesh:
 
         Returns:
             The mesh, and its picture: (height, width, 3) uint8 sRGB, marked as `material.mark`
-            does.
+            does; both for the field of view of `zoom`.
 
         Raises:
             InputError: `scene_invalid`, `cache_invalid` or `image_invalid` if the scene's files are
@@ -104,6 +105,16 @@ class ShotMesh:
             depth[inner, 1:-1] = points[inner.start - 1 : inner.stop - 1, :, 1]
             first = end
             yield
+        if self.zoom != 1.0:
+            path = hidden_file(path)
+            hidden, occluded = (
+                occluded,
+                (yield from marks.occluded_vertices(depth, intrinsics, document.mesh)),
+            )
+            picture[hidden] = _read_colors(path, int(np.count_nonzero(hidden)))
+            yield
+            picture[occluded] = material.MARK
+            yield
         return drawing.Surface(depth, occluded, intrinsics), picture
 
     def _points(self, index: int) -> NDArray[np.float32]:
@@ -115,6 +126,15 @@ class ShotMesh:
             message = f"expected {expected_bytes} bytes of points in {path}, found others; import "
             raise InputError("cache_invalid", message + "the scene again")
         return np.memmap(path, "<f4", "r", _HEADER.size + index * frame_bytes, shape)
+
+
+def _read_colors(path: Path, count: int) -> NDArray[np.uint8]:
+    """The colours under the marks of a picture: (count, 3) uint8 sRGB."""
+    try:
+        return np.frombuffer(zlib.decompress(path.read_bytes()), np.uint8).reshape(count, 3)
+    except (OSError, ValueError, zlib.error) as error:
+        message = f"expected {count} colours in {path} ({error}); import the scene again"
+        raise InputError("cache_invalid", message) from error
 
 
 def measure(

@@ -17,6 +17,7 @@ from . import (
     coverage_result,
     imports,
     preferences,
+    repainting,
     runtime,
     scene_jobs,
     thumbnails,
@@ -63,6 +64,7 @@ def tick() -> float | None:
             scene_jobs.store()
         current.previews.advance(current.jobs)
         changed = current.condition.advance(deadline_s) or changed
+        changed = current.repainter.advance(deadline_s) or changed
         # Nobody waits for it as for a transfer: a slice must fit into what is left.
         while is_measuring(current) and time.perf_counter() < deadline_s - SLICE_S:
             changed = coverage_result.advance(current.coverage) or changed
@@ -108,6 +110,7 @@ def _pause_s(current: Runtime) -> float | None:
     client = current.connection.client
     is_working = imports.next_import(current.imports) is not None or is_measuring(current)
     is_working = is_working or current.sizes.is_counting or current.condition.is_drawing
+    is_working = is_working or current.repainter.is_painting
     if is_working or current.jobs.is_transferring:
         return BUSY_S
     if condition.is_shown_anywhere():
@@ -144,9 +147,10 @@ def _on_load(_path: str) -> None:
         current.imports.clear()
         current.coverage = None
         current.condition = condition.ConditionPlayer()
+        current.repainter = repainting.Repainter()
     # To show it reads files and writes our own: not for a file that somebody else may have saved.
     condition.switch_off()
-    if scene_jobs.restore():
+    if scene_jobs.restore() or current is not None:
         wake()
 
 
@@ -171,12 +175,15 @@ def _around_undo(_scene: bpy.types.Scene) -> None:
     The next tick shows again what still runs.
     """
     camera_pictures.remove_all()
-    if condition.is_shown_anywhere():
-        if runtime.peek() is None:
-            # From before the file was opened.
-            condition.switch_off()
-        elif not is_running():
-            wake()
+    current = runtime.peek()
+    if current is None:
+        # From before the file was opened.
+        condition.switch_off()
+        return
+    # It may have changed a field of view, or asks for the condition after the pump has stopped.
+    current.repainter.look()
+    if not is_running():
+        wake()
 
 
 @persistent

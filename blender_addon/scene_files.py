@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from . import material, pictures
+from . import pictures
 from ._vendor.errors import InputError
 from ._vendor.protocol.documents import SceneDocument
 
@@ -94,14 +94,22 @@ class SceneFiles:
         depth[0, :] = depth[-1, :] = depth[:, 0] = depth[:, -1] = border
         return depth
 
-    def marked(self, index: int) -> NDArray[np.uint8]:
-        """Frame `index` with the occluded pixels painted: (height, width, 3) uint8 sRGB.
+    def frame(self, index: int) -> NDArray[np.uint8]:
+        """Frame `index`: (height, width, 3) uint8 sRGB.
 
         Raises:
-            InputError: `image_invalid` if a file is damaged.
+            InputError: `image_invalid` if the file is damaged.
         """
-        frame = np.rint(self._read(self.file("frames", index))[..., :3] * 255).astype(np.uint8)
-        return material.mark(frame, self._read(self.file("occluded", index))[..., 0] > 0.5)
+        pixels = self._read(self.file("frames", index))[..., :3]
+        return np.rint(pixels * 255).astype(np.uint8)
+
+    def occluded(self, index: int) -> NDArray[np.bool_]:
+        """Which vertices of frame `index` are occluded: (height, width).
+
+        Raises:
+            InputError: `image_invalid` if the file is damaged.
+        """
+        return self._read(self.file("occluded", index))[..., 0] > 0.5
 
     def _read(self, path: Path) -> NDArray[np.float32]:
         intrinsics = self.document.intrinsics
