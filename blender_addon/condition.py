@@ -26,7 +26,7 @@ from ._vendor.errors import Ex4dError, InputError
 from ._vendor.protocol.documents import CameraPose, PinholeIntrinsics
 from .imports import in_scene
 from .redraw import redraw_views
-from .shots import active_shot
+from .shots import active_shot, take_frames
 from .sliced_work import SlicedWork
 
 #: The longer side of the picture.
@@ -43,6 +43,8 @@ class View:
 
     scene_uid: int
     frame: int
+    #: Whether a take begins at this frame.
+    is_first: bool
     shot_name: str
     camera_name: str
     mesh: coverage.ShotMesh
@@ -144,8 +146,15 @@ def draw(view: View) -> Generator[None, None, NDArray[np.float32]]:
         InputError: `scene_invalid`, `cache_invalid` or `image_invalid` if the scene's files are
             gone.
     """
-    surface, picture = yield from view.mesh.surface(view.pose.source_time)
-    drawn = yield from drawing.draw(surface, view.pose, view.size_px, SIDE_PX)
+    is_whole = view.is_first and coverage.is_source_frame(view.mesh, view.pose, view.size_px)
+    yield
+    surface, picture = yield from view.mesh.surface(view.pose.source_time, is_whole=is_whole)
+    if is_whole:
+        # From the source's own place a ray's depth does not matter.
+        size = drawing.picture_size_px(view.size_px, SIDE_PX)[::-1]
+        drawn = drawing.Drawing(np.ones(size), np.ones(size, dtype=np.bool_))
+    else:
+        drawn = yield from drawing.draw(surface, view.pose, view.size_px, SIDE_PX)
     height = len(drawn.seen)
     rgba = np.ones((*drawn.seen.shape, 4), np.float32)
     for top in range(0, height, _BAND_ROWS):
@@ -230,6 +239,7 @@ def _view(context: bpy.types.Context) -> View | None:
     return View(
         scene_uid=scene.session_uid,
         frame=scene.frame_current,
+        is_first=scene.frame_current == _first_frame(context, shot),
         shot_name=shot.name,
         camera_name=viewer.name,
         mesh=coverage.mesh_of(shot),
@@ -237,6 +247,14 @@ def _view(context: bpy.types.Context) -> View | None:
         size_px=size_px,
         scale=camera_pictures.fit_scale(viewer.data, render, *size_px),
     )
+
+
+def _first_frame(context: bpy.types.Context, shot: bpy.types.Object) -> int | None:
+    try:
+        return take_frames(context, shot)[0]
+    except InputError:
+        # The panel tells why there is no take.
+        return None
 
 
 def _find() -> bpy.types.Image | None:

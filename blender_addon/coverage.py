@@ -19,7 +19,6 @@ from ._vendor.errors import InputError
 from ._vendor.protocol.documents import (
     CameraPose,
     PinholeIntrinsics,
-    SceneDocument,
     TrajectoryDocument,
 )
 from ._vendor.source_view import is_source_view
@@ -74,9 +73,13 @@ class ShotMesh:
     zoom: float = 1.0
 
     def surface(
-        self, index: int
+        self, index: int, *, is_whole: bool = False
     ) -> Generator[None, None, tuple[drawing.Surface, NDArray[np.uint8]]]:
         """Read frame `index`, a few lines at a time.
+
+        Args:
+            index: Counted from 0.
+            is_whole: Whether all of it counts as seen.
 
         Returns:
             The mesh, and its picture: (height, width, 3) uint8 sRGB, marked as `material.mark`
@@ -105,14 +108,13 @@ class ShotMesh:
             depth[inner, 1:-1] = points[inner.start - 1 : inner.stop - 1, :, 1]
             first = end
             yield
-        if self.zoom != 1.0:
-            path = hidden_file(path)
-            hidden, occluded = (
-                occluded,
-                (yield from marks.occluded_vertices(depth, intrinsics, document.mesh)),
-            )
-            picture[hidden] = _read_colors(path, int(np.count_nonzero(hidden)))
+        if is_whole or self.zoom != 1.0:
+            picture[occluded] = _read_colors(hidden_file(path), int(np.count_nonzero(occluded)))
             yield
+            if is_whole:
+                occluded[:] = False
+            else:
+                occluded = yield from marks.occluded_vertices(depth, intrinsics, document.mesh)
             picture[occluded] = material.MARK
             yield
         return drawing.Surface(depth, occluded, intrinsics), picture
@@ -159,7 +161,6 @@ def measure(
             gone.
     """
     yield 0.0
-    document = scene_files.decode_document(mesh.folder)
     unseen: list[float] = []
     behind: list[int] = []
     count = len(trajectory.poses)
@@ -175,19 +176,21 @@ def measure(
         unseen.append(share)
         if is_inside:
             behind.append(frame_start + index)
-    if _begins_as_source(mesh, document, trajectory):
+    if is_source_frame(mesh, trajectory.poses[0], (trajectory.width_px, trajectory.height_px)):
         unseen[0] = 0.0
     return Coverage(frame_start, tuple(unseen), tuple(behind), signature)
 
 
-def _begins_as_source(
-    mesh: ShotMesh, document: SceneDocument, trajectory: TrajectoryDocument
-) -> bool:
-    """Whether the engine is given the first frame as it was filmed."""
-    pose = trajectory.poses[0]
+def is_source_frame(mesh: ShotMesh, pose: CameraPose, size_px: tuple[int, int]) -> bool:
+    """Whether the engine is given a frame as it was filmed, if it is the first of a take.
+
+    Raises:
+        InputError: `scene_invalid` if the scene's document is gone.
+    """
+    document = scene_files.decode_document(mesh.folder)
     output = PinholeIntrinsics(
-        width_px=trajectory.width_px,
-        height_px=trajectory.height_px,
+        width_px=size_px[0],
+        height_px=size_px[1],
         fx_px=pose.fx_px,
         fy_px=pose.fy_px,
         cx_px=pose.cx_px,

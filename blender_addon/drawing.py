@@ -63,8 +63,7 @@ def draw(
         size_px: Width and height that the pose's intrinsics are of.
         side_px: The longer side of the picture.
     """
-    scale = side_px / max(size_px)
-    width, height = (max(1, round(length_px * scale)) for length_px in size_px)
+    width, height = picture_size_px(size_px, side_px)
     picture = Drawing(np.zeros((height, width)), np.zeros((height, width), dtype=np.bool_))
     camera = _Camera(surface.intrinsics, pose, size_px, (width, height))
     row_count, column_count = surface.depth.shape
@@ -77,6 +76,13 @@ def draw(
     ends = np.array([0, row_count - 1]), np.array([0, column_count - 1])
     yield from _draw_block(surface, camera, *ends, picture)
     return picture
+
+
+def picture_size_px(size_px: tuple[int, int], side_px: int) -> tuple[int, int]:
+    """Width and height of a picture in small, whose longer side is given."""
+    scale = side_px / max(size_px)
+    width, height = (max(1, round(length_px * scale)) for length_px in size_px)
+    return width, height
 
 
 class _Camera:

@@ -69,22 +69,38 @@ def assert_gone(addon, shot):
     assert addon("camera_pictures").SWITCHED not in data
 
 
+def test_first_frame_of_a_take_is_given_as_it_was_filmed(addon, shot):
+    import bpy
+
+    show(addon)
+    picture = shown(addon)
+    colors = color_of(0, WIDTH, HEIGHT).repeat(4, axis=0).repeat(4, axis=1).astype(int)
+    assert np.abs(picture.astype(int) - colors).max() <= 6
+    shot.ex4d_shot.camera.location.x += 0.3
+    bpy.context.view_layer.update()
+    tick(addon)
+    assert unseen_share(addon) > 0.05
+
+
 def test_source_view_shows_the_video_and_what_it_never_saw(addon, shot):
+    import bpy
+
+    bpy.context.scene.frame_set(12)
     show(addon)
     picture = shown(addon)
     assert picture.shape == (192, 256, 3)
     found = addon("material").is_marked(picture)
     # Four pixels of the picture for each of the video's.
-    occluded = occluded_of(0, WIDTH, HEIGHT).repeat(4, axis=0).repeat(4, axis=1)
+    occluded = occluded_of(1, WIDTH, HEIGHT).repeat(4, axis=0).repeat(4, axis=1)
     assert (found == occluded).mean() > 0.97
-    colors = color_of(0, WIDTH, HEIGHT).repeat(4, axis=0).repeat(4, axis=1).astype(int)
+    colors = color_of(1, WIDTH, HEIGHT).repeat(4, axis=0).repeat(4, axis=1).astype(int)
     apart = np.abs(picture.astype(int) - colors).max(axis=-1)[~found & ~occluded]
     assert np.percentile(apart, 99) <= 6, "the video's own colours, where they were"
     (slot,) = shot.ex4d_shot.camera.data.background_images
     assert (slot.image, slot.display_depth) == (images(addon)[0], "FRONT")
     assert slot.scale == pytest.approx(
         addon("camera_pictures").fit_scale(
-            shot.ex4d_shot.camera.data, __import__("bpy").context.scene.render, WIDTH, HEIGHT
+            shot.ex4d_shot.camera.data, bpy.context.scene.render, WIDTH, HEIGHT
         )
     )
 
@@ -96,7 +112,7 @@ def test_share_agrees_with_the_measured_coverage(addon, shot):
     assert bpy.ops.ex4d.check_coverage() == {"FINISHED"}
     unseen = addon("runtime").get().coverage.work.result.unseen
     show(addon)
-    for frame in (12, 13, 15):
+    for frame in (11, 13, 15):
         bpy.context.scene.frame_set(frame)
         tick(addon)
         assert unseen_share(addon) == pytest.approx(unseen[frame - 11], abs=0.02)
