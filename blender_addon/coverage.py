@@ -37,8 +37,8 @@ _HEADER = struct.Struct("<12siiffi")
 class Coverage:
     """What is known of a camera path before it is sent."""
 
-    #: Of the first entry of `unseen`.
-    frame_start: int
+    #: Of the entries of `unseen`, on the timeline.
+    frames: range
     #: Share of each frame that the video never saw, 0..1.
     unseen: tuple[float, ...]
     #: Frames whose camera lies behind the surface that the video saw.
@@ -49,7 +49,7 @@ class Coverage:
     @property
     def worst_frame(self) -> int:
         """The frame with the largest share."""
-        return self.frame_start + int(np.argmax(self.unseen))
+        return self.frames[int(np.argmax(self.unseen))]
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ def _read_colors(path: Path, count: int) -> NDArray[np.uint8]:
 def measure(
     mesh: ShotMesh,
     trajectory: TrajectoryDocument,
-    frame_start: int,
+    frames: range,
     signature: str,
 ) -> Generator[float, None, Coverage]:
     """Measure a whole path, a slice at a time.
@@ -150,7 +150,7 @@ def measure(
     Args:
         mesh: Of the shot.
         trajectory: The camera's path.
-        frame_start: Of the trajectory's first pose.
+        frames: Of the trajectory's poses, on the timeline.
         signature: Kept in the result.
 
     Yields:
@@ -175,10 +175,10 @@ def measure(
             yield index / count
         unseen.append(share)
         if is_inside:
-            behind.append(frame_start + index)
+            behind.append(frames[index])
     if is_source_frame(mesh, trajectory.poses[0], (trajectory.width_px, trajectory.height_px)):
         unseen[0] = 0.0
-    return Coverage(frame_start, tuple(unseen), tuple(behind), signature)
+    return Coverage(frames, tuple(unseen), tuple(behind), signature)
 
 
 def is_source_frame(mesh: ShotMesh, pose: CameraPose, size_px: tuple[int, int]) -> bool:

@@ -167,7 +167,7 @@ def test_agrees_with_the_mask_of_the_same_path(addon, empty_file, tmp_path):
     found = measured(addon).unseen
     trajectory = addon("ops_jobs").take_trajectory(bpy.context, shot)
     path = tmp_path / "trajectory.json"
-    path.write_bytes(addon("scene_files").msgspec.json.encode(trajectory))
+    path.write_bytes(addon("documents").msgspec.json.encode(trajectory))
     command = [os.environ["EX4D_EXECUTABLE"], "render", str(folder), "--trajectory", str(path)]
     subprocess.run([*command, "--output", str(tmp_path / "render")], check=True)
     masks = [
