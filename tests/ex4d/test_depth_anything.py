@@ -16,6 +16,7 @@ from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, D
 
 from ex4d.cli import main
 from ex4d.depth import create_estimator, depth_anything
+from ex4d.depth.units import depth_of
 from ex4d.depth.video_depth_anything import estimator
 from ex4d.errors import CancelledError, InputError
 from ex4d.images import write_png
@@ -77,6 +78,19 @@ def test_frames_are_estimated_each_for_itself(models: Path) -> None:
     assert reports == [Progress(estimator.STAGE, n, 3) for n in (1, 2, 3)]
     alone = depth.estimate(frames[2:], task=Task()).values[0]
     np.testing.assert_array_equal(found.values[2], alone)
+
+
+@pytest.mark.parametrize(("value", "words"), [(1.0, "that varies"), (float("nan"), "finite")])
+def test_network_that_sees_nothing(models: Path, value: float, words: str) -> None:
+    path = models / FOLDER / "model.safetensors"
+    weights = load_file(path)
+    weights["head.conv3.weight"] *= 0
+    weights["head.conv3.bias"][:] = value
+    save_file(weights, path, {"format": "pt"})
+    depth = create_estimator("depth-anything")
+    with pytest.raises(InputError, match=words) as caught:
+        depth_of(depth.estimate(clip(2), task=Task()), depth)
+    assert caught.value.code == "depth_values"
 
 
 def test_frames_of_an_earlier_attempt_are_taken(

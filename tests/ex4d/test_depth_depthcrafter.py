@@ -21,6 +21,7 @@ from ex4d.depth.depthcrafter import stages
 from ex4d.depth.depthcrafter.estimator import DepthCrafter
 from ex4d.depth.depthcrafter.loading import build_networks, load_models
 from ex4d.depth.models import DEPTHCRAFTER
+from ex4d.depth.units import depth_of
 from ex4d.diffusion.warm import WarmModels
 from ex4d.errors import CancelledError, InputError
 from ex4d.kept import KeptParts
@@ -93,6 +94,20 @@ def test_clip_of_any_length_and_size(
     assert found.values.shape == frames.shape[:3]
     assert found.values.dtype == np.float32
     assert 0 <= found.values.min() < found.values.max() <= 1
+
+
+@pytest.mark.parametrize(("value", "words"), [(0.5, "that varies"), (float("nan"), "finite")])
+def test_network_that_sees_nothing(models: Path, value: float, words: str) -> None:
+    path = path_of(models, "vae/diffusion_pytorch_model.fp16.safetensors")
+    values = dict(tensors(path))
+    values["decoder.time_conv_out.weight"] *= 0
+    values["decoder.time_conv_out.bias"][:] = value
+    layout = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in values.items()}
+    write_safetensors(path, layout, values.items(), {})
+    estimator = estimator_of(models)
+    with pytest.raises(InputError, match=words) as caught:
+        depth_of(estimator.estimate(clip(2), task=Task()), estimator)
+    assert caught.value.code == "depth_values"
 
 
 def test_same_seed_same_numbers(models: Path) -> None:
