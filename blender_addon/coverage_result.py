@@ -27,8 +27,9 @@ def write_result(scene: bpy.types.Scene, shot: bpy.types.Object, found: coverage
     curve.keyframe_points.add(len(found.unseen))
     for index, share in enumerate(found.unseen):
         point = curve.keyframe_points[index]
-        point.co = (found.frame_start + index, share)
-        point.interpolation = "LINEAR"
+        point.co = (found.frames[index], share)
+        # With a Step, the strip holds each picture until the next.
+        point.interpolation = "LINEAR" if found.frames.step == 1 else "CONSTANT"
     curve.update()
     markers = scene.timeline_markers
     for marker in [marker for marker in markers if marker.name.startswith(MARKER)]:
@@ -37,7 +38,7 @@ def write_result(scene: bpy.types.Scene, shot: bpy.types.Object, found: coverage
             markers.remove(marker)
     for index in worst_indices(found.unseen):
         name = f"{MARKER}{found.unseen[index]:.0%} unseen"
-        markers.new(name, frame=found.frame_start + index)
+        markers.new(name, frame=found.frames[index])
 
 
 def worst_indices(unseen: tuple[float, ...]) -> list[int]:
@@ -58,15 +59,15 @@ def advance(check: coverage.CoverageCheck | None) -> bool:
     Returns:
         Whether there is something new to draw: drawing takes longer than a slice.
     """
-    if check is None or check.is_over:
+    if check is None or check.work.is_over:
         return False
-    shown = int(check.fraction * _SHOWN_STEPS)
-    check.step()
-    if check.result is not None:
+    shown = int(check.work.fraction * _SHOWN_STEPS)
+    check.work.step()
+    if check.work.result is not None:
         scene = scene_jobs.find_scene(check.scene_uid)
         shot = next((item for item in bpy.data.objects if item.session_uid == check.shot_uid), None)
         if scene is not None and shot is not None:
             with in_scene(check.scene_uid):
-                write_result(scene, shot, check.result)
+                write_result(scene, shot, check.work.result)
                 bpy.ops.ed.undo_push(message="Check Coverage")
-    return check.is_over or int(check.fraction * _SHOWN_STEPS) != shown
+    return check.work.is_over or int(check.work.fraction * _SHOWN_STEPS) != shown

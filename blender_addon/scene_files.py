@@ -4,11 +4,10 @@
 from pathlib import Path
 
 import bpy
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from . import material, pictures
+from . import documents, pictures
 from ._vendor.errors import InputError
 from ._vendor.protocol.documents import SceneDocument
 
@@ -26,19 +25,20 @@ def read_document(folder: Path) -> bytes:
     Raises:
         InputError: `scene_invalid` if there is none, or one that is too large.
     """
-    try:
-        with (folder / DOCUMENT_NAME).open("rb") as file:
-            content = file.read(_MAX_DOCUMENT_BYTES + 1)
-    except OSError as error:
-        message = f"expected a scene in {folder}, found none that can be read: {error}"
-        raise InputError("scene_invalid", message) from error
-    if len(content) > _MAX_DOCUMENT_BYTES:
-        message = (
-            f"expected at most {_MAX_DOCUMENT_BYTES} bytes of {DOCUMENT_NAME} in {folder}, found "
-            "more; copy the scene again"
-        )
-        raise InputError("scene_invalid", message)
-    return content
+    return documents.read_document(
+        folder / DOCUMENT_NAME, max_bytes=_MAX_DOCUMENT_BYTES, code="scene_invalid"
+    )
+
+
+def decode_document(folder: Path) -> SceneDocument:
+    """What a scene's `scene.json` says.
+
+    Raises:
+        InputError: `scene_invalid` if there is none, or one that is no scene's.
+    """
+    return documents.decode_document(
+        read_document(folder), SceneDocument, where=str(folder), code="scene_invalid"
+    )
 
 
 class SceneFiles:
@@ -53,12 +53,7 @@ class SceneFiles:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        text = read_document(folder)
-        try:
-            self.document = msgspec.json.decode(text, type=SceneDocument)
-        except ValueError as error:
-            message = f"expected a scene in {folder}, found none that can be read: {error}"
-            raise InputError("scene_invalid", message) from error
+        self.document = decode_document(folder)
         for sequence in SEQUENCES:
             for index in range(self.document.frame_count):
                 path = self.file(sequence, index)
@@ -85,14 +80,22 @@ class SceneFiles:
         depth[0, :] = depth[-1, :] = depth[:, 0] = depth[:, -1] = border
         return depth
 
-    def marked(self, index: int) -> NDArray[np.uint8]:
-        """Frame `index` with the occluded pixels painted: (height, width, 3) uint8 sRGB.
+    def frame(self, index: int) -> NDArray[np.uint8]:
+        """Frame `index`: (height, width, 3) uint8 sRGB.
 
         Raises:
-            InputError: `image_invalid` if a file is damaged.
+            InputError: `image_invalid` if the file is damaged.
         """
-        frame = np.rint(self._read(self.file("frames", index))[..., :3] * 255).astype(np.uint8)
-        return material.mark(frame, self._read(self.file("occluded", index))[..., 0] > 0.5)
+        pixels = self._read(self.file("frames", index))[..., :3]
+        return np.rint(pixels * 255).astype(np.uint8)
+
+    def occluded(self, index: int) -> NDArray[np.bool_]:
+        """Which vertices of frame `index` are occluded: (height, width).
+
+        Raises:
+            InputError: `image_invalid` if the file is damaged.
+        """
+        return self._read(self.file("occluded", index))[..., 0] > 0.5
 
     def _read(self, path: Path) -> NDArray[np.float32]:
         intrinsics = self.document.intrinsics
