@@ -120,7 +120,9 @@ def read_footage(
         estimate = estimator.estimate(clip.frames, task=task)
         metric = None
         if calibrator is not None:
-            metric = calibrator.estimate(clip.frames[key_frames(len(clip.frames))], task=task)
+            # A server keeps the newest work alone, and these few frames are not it.
+            few = clip.frames[key_frames(len(clip.frames))]
+            metric = calibrator.estimate(few, task=task.keeping_nothing())
         depth = depth_of(estimate, estimator, wish.spread, metric)
         field_of_view_deg = estimate.field_of_view_deg
     intrinsics, source = chosen_intrinsics(clip, focal_px, field_of_view_deg)

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from . import __version__
 from .arrays import open_array
 from .errors import InputError
 from .framestore import each_frame
@@ -23,7 +24,7 @@ RESERVE_BYTES = 4 << 30
 
 
 class KeptParts:
-    """The finished parts of one piece of work, by number.
+    """The finished parts of one piece of work, by stage and number.
 
     Args:
         folder: Where they are, in a folder of their own; None: nothing is kept.
@@ -33,11 +34,30 @@ class KeptParts:
     def __init__(self, folder: Path | None, identity: str = "") -> None:
         self._folder = None if folder is None else folder / identity
 
-    def load(self, number: int, shape: tuple[int, ...]) -> NDArray[np.float32] | None:
+    @classmethod
+    def of(cls, task: Task, frames: NDArray[np.uint8], *settings: object) -> "KeptParts":
+        """What earlier attempts at this work left, and this one leaves.
+
+        Args:
+            task: Says where; asked about every frame whether to stop.
+            frames: (frames, height, width, 3), what the work is done on.
+            settings: Everything else that the result depends on, the weights' identity included;
+                the version of this package is added.
+        """
+        if task.kept_folder is None:
+            return NOTHING_KEPT
+        return cls(task.kept_folder, identity_of(frames, (__version__, *settings), task=task))
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether anything is."""
+        return self._folder is not None
+
+    def load(self, stage: str, number: int, shape: tuple[int, ...]) -> NDArray[np.float32] | None:
         """A part of this shape; None where there is none."""
         if self._folder is None:
             return None
-        path = self._path(number)
+        path = self._path(stage, number)
         try:
             with open_array(path, "") as reader:
                 if reader.shape != shape or reader.dtype != np.float32:
@@ -46,11 +66,11 @@ class KeptParts:
         except (InputError, OSError):
             return None
 
-    def save(self, number: int, values: NDArray[np.float32]) -> None:
+    def save(self, stage: str, number: int, values: NDArray[np.float32]) -> None:
         """Keep a part, if there is room for it and it is numbers; it is whole or not there."""
         if self._folder is None or not np.isfinite(values).all():
             return
-        path = self._path(number)
+        path = self._path(stage, number)
         temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -63,9 +83,13 @@ class KeptParts:
             # The work itself must not fail for want of what it can do without.
             temporary.unlink(missing_ok=True)
 
-    def _path(self, number: int) -> Path:
+    def _path(self, stage: str, number: int) -> Path:
         assert self._folder is not None  # noqa: S101 - the callers' part
-        return self._folder / f"{number:05d}.npy"
+        return self._folder / f"{stage}-{number:05d}.npy"
+
+
+NOTHING_KEPT = KeptParts(None)
+"""Of work that begins anew each time."""
 
 
 def identity_of(frames: NDArray[np.uint8], settings: Iterable[object], *, task: Task) -> str:

@@ -54,6 +54,10 @@ class Task:
         self._show = show
         self.kept_folder = kept_folder
 
+    def keeping_nothing(self) -> Task:
+        """This task for a short part of the work, which shall not take a long one's place."""
+        return Task(self._report, self._is_cancelled, self._show)
+
     @property
     def wants_previews(self) -> bool:
         """Whether anybody looks at previews, which need not be made otherwise."""

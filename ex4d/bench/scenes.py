@@ -7,7 +7,7 @@ flicker and few pixels.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -23,7 +23,7 @@ from .sample import load_sample
 ANGLES_DEG = (30, 60, 90)
 SKY_DEPTH = 1000.0
 """z-depth where nothing stands, in metres: far enough that no angle moves it by a pixel."""
-_WIDTH_PX, _HEIGHT_PX, _FRAME_COUNT = 320, 192, 25
+_SIZE_PX, _FRAME_COUNT = (320, 192), 25
 #: Frames whose other views are compared.
 _VIEWED = (3, 8, 12, 16, 21)
 #: The sample has a view a frame, of growing azimuth: those this near are taken, every other one.
@@ -86,20 +86,36 @@ def true_scene(name: str) -> TrueScene:
     """The scene of one of `SCENE_NAMES` or `HELD_OUT_NAMES`; made once a process, in seconds."""
     if name == "sample":
         return _rendered_sample()
+    return cast_scene(name, _SIZE_PX, range(_FRAME_COUNT), _VIEWED)
+
+
+def cast_scene(
+    name: str, size_px: tuple[int, int], numbers: Sequence[int], viewed: Sequence[int]
+) -> TrueScene:
+    """A scene other than the sample, of any size.
+
+    Args:
+        name: One of `SCENE_NAMES` or `HELD_OUT_NAMES`.
+        size_px: Width and height.
+        numbers: Which moments are the clip's frames.
+        viewed: Of those, by place in the clip, the ones that are seen from the side.
+    """
     plan = _PLANS[name]
-    camera = Intrinsics.from_field_of_view(_WIDTH_PX, _HEIGHT_PX)
-    frames = np.empty((_FRAME_COUNT, _HEIGHT_PX, _WIDTH_PX, 3), np.uint8)
+    width_px, height_px = size_px
+    camera = Intrinsics.from_field_of_view(width_px, height_px)
+    frames = np.empty((len(numbers), height_px, width_px, 3), np.uint8)
     depth = np.empty(frames.shape[:3], np.float32)
-    for index in range(_FRAME_COUNT):
-        pose, solids = plan.cam_to_world(index), np.array(plan.solids(index))
+    for index, number in enumerate(numbers):
+        pose, solids = plan.cam_to_world(number), np.array(plan.solids(number))
         frames[index], depth[index] = _look(solids, pose, camera)
     views: dict[int, list[TrueView]] = {angle: [] for angle in ANGLES_DEG}
     for angle in ANGLES_DEG:
         orbit = move(
             "orbit_right", frame_count=2, radius=plan.radius_m, intrinsics=camera, amount=angle
         )
-        for index in _VIEWED:
-            source, solids = plan.cam_to_world(index), np.array(plan.solids(index))
+        for index in viewed:
+            number = numbers[index]
+            source, solids = plan.cam_to_world(number), np.array(plan.solids(number))
             pose = source @ orbit.cam_to_world[-1]
             color, view_depth = _look(solids, pose, camera)
             seen = _seen_from(source, pose, view_depth, solids, camera)

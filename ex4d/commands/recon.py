@@ -62,7 +62,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 def run(arguments: argparse.Namespace) -> int:
     """Write `color_<cam>.mp4`, `mask_<cam>.mp4`, `camera_<cam>.npz`, `DW-Mesh.ply` and `scene/`.
 
-    Windows of depth that an attempt finished lie in `.ex4d-unfinished/` until the scene is whole.
+    What an attempt finished of the depth lies in `.ex4d-unfinished/` until the scene is whole.
     """
     import shutil
 

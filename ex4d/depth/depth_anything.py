@@ -16,6 +16,7 @@ from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation
 
 from ex4d.errors import InputError
 from ex4d.framestore import new_frames, release
+from ex4d.kept import KeptParts
 from ex4d.protocol.documents import UsedPart
 from ex4d.task import Task
 from ex4d.weights.checkpoints import tensor_shapes
@@ -29,6 +30,8 @@ from .video_depth_anything.estimator import INPUT_SIDE_PX, STAGE, input_size, ne
 #: Of the Small model's backbone; the larger ones may not be used in production.
 _SMALL_WIDTH = 384
 _MAX_CONFIG_BYTES = 1 << 20
+#: Frames that are kept together for another attempt.
+_KEPT_FRAMES = 16
 
 
 class DepthAnything:
@@ -72,20 +75,36 @@ class DepthAnything:
         _, height_px, width_px, _ = frames.shape
         size = input_size(height_px, width_px, INPUT_SIDE_PX)
         values = new_frames(frames.shape[:3], np.float32)
-        for index, frame in enumerate(frames):
-            picture = torch.from_numpy(network_input(frame, size)).to(self._device)
-            with torch.autocast(
-                self._device.type, self._dtype, enabled=self._dtype != torch.float32
-            ):
-                found = network(picture[None]).predicted_depth
-            resized = functional.interpolate(
-                found[:, None].float(), (height_px, width_px), mode="bilinear", align_corners=True
-            )
-            values[index] = resized[0, 0].cpu().numpy()
-            release(frames)
-            release(values)
-            task.step(STAGE, index + 1, len(frames))
+        kept = KeptParts.of(task, frames, self.name, self.weights.version, size, self._dtype)
+        for number, start in enumerate(range(0, len(frames), _KEPT_FRAMES)):
+            part = range(start, min(start + _KEPT_FRAMES, len(frames)))
+            found = kept.load("frames", number, (len(part), *size))
+            is_known = found is not None
+            if found is None:
+                found = np.empty((len(part), *size), np.float32)
+            for place, index in enumerate(part):
+                if not is_known:
+                    found[place] = self._found(network, network_input(frames[index], size))
+                resized = functional.interpolate(
+                    torch.from_numpy(found[place, None, None]),
+                    (height_px, width_px),
+                    mode="bilinear",
+                    align_corners=True,
+                )
+                values[index] = resized[0, 0].numpy()
+                release(frames)
+                release(values)
+                task.step(STAGE, index + 1, len(frames))
+            if not is_known:
+                kept.save("frames", number, found)
         return Estimate(values, self.kind)
+
+    def _found(self, network: Any, picture: NDArray[np.float32]) -> NDArray[np.float32]:
+        """What the network says of one picture of its size."""
+        pixels = torch.from_numpy(picture).to(self._device)
+        with torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32):
+            found = network(pixels[None]).predicted_depth
+        return found[0].float().cpu().numpy()
 
 
 def load_network(config_path: Path, path: Path) -> Any:

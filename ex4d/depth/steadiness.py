@@ -137,22 +137,25 @@ def _moments(inverse: NDArray[np.float32], frames: NDArray[np.uint8]) -> Iterato
 def _neighbours(moments: Sequence[_Moment], at: int, sign: int) -> Iterator[_Neighbour]:
     """The moments after (`sign` 1) or before (-1) one, near ones first, in its pixels."""
     now = moments[at]
-    height_px, width_px = now.grey.shape
-    grid = np.dstack(np.meshgrid(np.arange(width_px), np.arange(height_px))).astype(np.float32)
-    moved = np.zeros_like(grid)
+    height_px, width_px = now.inverse.shape
+    here = _places(now.grey.shape)
+    moved = np.zeros_like(here)
+    place = here
     for steps in range(1, _REACH + 1):
         if not 0 <= at + sign * steps < len(moments):
             return
         last, other = moments[at + sign * (steps - 1)], moments[at + sign * steps]
         flow = last.to_next if sign > 0 else last.to_previous
         assert flow is not None  # noqa: S101 - neighbours are linked
-        moved += _fetched(flow, grid + moved)
-        place = _enlarged(moved, now.inverse.shape)
-        red, green, blue = cv2.split(cv2.absdiff(_fetched(other.picture, place), now.picture))
+        moved += _fetched(flow, place)
+        place = here + moved
+        large = place
+        if here.shape[:2] != now.inverse.shape:
+            large = _enlarged(moved, now.inverse.shape)
+        red, green, blue = cv2.split(cv2.absdiff(_fetched(other.picture, large), now.picture))
         is_same = cv2.blur(cv2.max(cv2.max(red, green), blue), (3, 3)) < _SAME_LEVELS
-        for axis, size_px in enumerate(is_same.shape[::-1]):
-            is_same &= (place[..., axis] >= 0) & (place[..., axis] <= size_px - 1)
-        yield _Neighbour(sign * steps, _fetched(other.inverse, place), is_same)
+        is_same &= cv2.inRange(large, (0, 0), (width_px - 1, height_px - 1)) > 0
+        yield _Neighbour(sign * steps, _fetched(other.inverse, large), is_same)
 
 
 def _fetched(image: NDArray[Any], place: NDArray[np.float32]) -> NDArray[Any]:
@@ -160,13 +163,18 @@ def _fetched(image: NDArray[Any], place: NDArray[np.float32]) -> NDArray[Any]:
     return cv2.remap(image, place, _ABSENT, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 
+def _places(shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """(height, width, 2): where each pixel is, x first."""
+    height_px, width_px = shape
+    return np.dstack(np.meshgrid(np.arange(width_px), np.arange(height_px))).astype(np.float32)
+
+
 def _enlarged(moved: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
     """Where each pixel of the large picture has moved to, from the motion of small pixels."""
     height_px, width_px = shape
     factor = np.array([width_px / moved.shape[1], height_px / moved.shape[0]], np.float32)
     large = cv2.resize(moved, (width_px, height_px), interpolation=cv2.INTER_LINEAR) * factor
-    large[..., 0] += np.arange(width_px, dtype=np.float32)
-    large[..., 1] += np.arange(height_px, dtype=np.float32)[:, None]
+    large += _places(shape)
     return large
 
 
@@ -192,7 +200,7 @@ def _steadied(moments: Sequence[_Moment], at: int, spread: float) -> NDArray[np.
             brought = neighbour.inverse * np.float32(scale) + np.float32(shift)
             off = np.abs(brought - now)
             is_same = neighbour.is_same & is_inside & (off <= _SAME_DEPTH * now)
-            total[is_same] += brought[is_same]
+            cv2.accumulate(brought, total, is_same.view(np.uint8))
             count += is_same
             steps.append(neighbour.steps)
             scales.append(1 / scale)

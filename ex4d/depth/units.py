@@ -33,7 +33,8 @@ _NEAREST_SHARE = 0.1
 #: Frames on which disparity is fitted to metric depth, and pixels of each.
 _KEY_FRAMES = 5
 _KEY_SAMPLE = 1 << 16
-_FIT_ROUNDS = 30
+#: Rounds of a fit, and the share by which the last one changes anything.
+_FIT_ROUNDS, _FIT_CHANGE = 30, 1e-5
 
 
 def key_frames(frame_count: int) -> NDArray[np.int64]:
@@ -165,12 +166,16 @@ def fitted_inverse_depth(
     scale, shift = 0.0, 0.0
     smallest = 1e-4 * np.abs(y).mean()
     for _ in range(_FIT_ROUNDS):
-        x_mean, y_mean = np.average(x, weights=weights), np.average(y, weights=weights)
-        variance = np.average(np.square(x - x_mean), weights=weights)
+        total, before = weights.sum(), scale
+        x_mean, y_mean = weights @ x / total, weights @ y / total
+        away = x - x_mean
+        variance = weights @ np.square(away) / total
         if variance == 0:
             return 0.0, float(y_mean)
-        scale = np.average((x - x_mean) * (y - y_mean), weights=weights) / variance
+        scale = weights @ (away * (y - y_mean)) / total / variance
         shift = y_mean - scale * x_mean
+        if abs(scale - before) <= _FIT_CHANGE * abs(scale):
+            break
         weights = 1 / np.maximum(np.abs(scale * x + shift - y), smallest)
     return float(scale), float(shift)
 

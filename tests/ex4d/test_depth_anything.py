@@ -1,5 +1,6 @@
 """Depth-Anything-V2: a small network in the published layout, as transformers writes it."""
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -10,12 +11,14 @@ from engine_tests import needs_estimators
 needs_estimators()
 
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config
 
 from ex4d.cli import main
-from ex4d.depth import create_estimator
+from ex4d.depth import create_estimator, depth_anything
+from ex4d.depth.units import depth_of
 from ex4d.depth.video_depth_anything import estimator
-from ex4d.errors import InputError
+from ex4d.errors import CancelledError, InputError
 from ex4d.images import write_png
 from ex4d.scene import Scene
 from ex4d.task import Progress, Task
@@ -75,6 +78,68 @@ def test_frames_are_estimated_each_for_itself(models: Path) -> None:
     assert reports == [Progress(estimator.STAGE, n, 3) for n in (1, 2, 3)]
     alone = depth.estimate(frames[2:], task=Task()).values[0]
     np.testing.assert_array_equal(found.values[2], alone)
+
+
+@pytest.mark.parametrize(("value", "words"), [(1.0, "that varies"), (float("nan"), "finite")])
+def test_network_that_sees_nothing(models: Path, value: float, words: str) -> None:
+    path = models / FOLDER / "model.safetensors"
+    weights = load_file(path)
+    weights["head.conv3.weight"] *= 0
+    weights["head.conv3.bias"][:] = value
+    save_file(weights, path, {"format": "pt"})
+    depth = create_estimator("depth-anything")
+    with pytest.raises(InputError, match=words) as caught:
+        depth_of(depth.estimate(clip(2), task=Task()), depth)
+    assert caught.value.code == "depth_values"
+
+
+def test_frames_of_an_earlier_attempt_are_taken(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(depth_anything, "_KEPT_FRAMES", 2)
+    frames, kept = clip(5), tmp_path / "kept"
+    expected = create_estimator("depth-anything").estimate(frames, task=Task()).values
+    load, count = depth_anything.load_network, 0
+
+    def counted(*paths: Path) -> torch.nn.Module:
+        def count_call(*_arguments: object) -> None:
+            nonlocal count
+            count += 1
+
+        network = load(*paths)
+        network.register_forward_pre_hook(count_call)
+        return network
+
+    monkeypatch.setattr(depth_anything, "load_network", counted)
+
+    def attempt(frames: np.ndarray, stops_after: int = -1) -> tuple[np.ndarray | None, int]:
+        """The values, if it gets that far, and how many frames were computed."""
+        nonlocal count
+        count = 0
+
+        def is_stopped() -> bool:
+            return count == stops_after
+
+        values = None
+        with contextlib.suppress(CancelledError):
+            task = Task(is_cancelled=is_stopped, kept_folder=kept)
+            values = create_estimator("depth-anything").estimate(frames, task=task).values
+        return values, count
+
+    assert attempt(frames, stops_after=4) == (None, 4)
+    # Of two and two frames, the second part had not been finished.
+    values, computed = attempt(frames)
+    assert computed == 3
+    np.testing.assert_array_equal(values, expected)
+    assert attempt(frames)[1] == 0
+    changed = frames.copy()
+    changed[4, 0, 0, 0] ^= 1
+    assert attempt(changed)[1] == 5
+    path = models / FOLDER / "model.safetensors"
+    weights = load_file(path)
+    weights["head.conv3.bias"] += 1
+    save_file(weights, path, {"format": "pt"})
+    assert attempt(frames)[1] == 5
 
 
 def test_numbers_are_those_of_the_published_class(models: Path) -> None:

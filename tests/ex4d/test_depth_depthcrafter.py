@@ -1,8 +1,11 @@
 """DepthCrafter beside its numbers: folders, windows, odd clips, stopping, its licence."""
 
+import contextlib
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,9 +18,13 @@ import torch
 
 from ex4d.depth import DepthEstimator, check_estimator, create_estimator
 from ex4d.depth.depthcrafter import stages
+from ex4d.depth.depthcrafter.estimator import DepthCrafter
 from ex4d.depth.depthcrafter.loading import build_networks, load_models
 from ex4d.depth.models import DEPTHCRAFTER
+from ex4d.depth.units import depth_of
+from ex4d.diffusion.warm import WarmModels
 from ex4d.errors import CancelledError, InputError
+from ex4d.kept import KeptParts
 from ex4d.task import Progress, Task
 from ex4d.weights.checkpoints import tensors, write_safetensors
 
@@ -89,6 +96,20 @@ def test_clip_of_any_length_and_size(
     assert 0 <= found.values.min() < found.values.max() <= 1
 
 
+@pytest.mark.parametrize(("value", "words"), [(0.5, "that varies"), (float("nan"), "finite")])
+def test_network_that_sees_nothing(models: Path, value: float, words: str) -> None:
+    path = path_of(models, "vae/diffusion_pytorch_model.fp16.safetensors")
+    values = dict(tensors(path))
+    values["decoder.time_conv_out.weight"] *= 0
+    values["decoder.time_conv_out.bias"][:] = value
+    layout = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in values.items()}
+    write_safetensors(path, layout, values.items(), {})
+    estimator = estimator_of(models)
+    with pytest.raises(InputError, match=words) as caught:
+        depth_of(estimator.estimate(clip(2), task=Task()), estimator)
+    assert caught.value.code == "depth_values"
+
+
 def test_same_seed_same_numbers(models: Path) -> None:
     """Whatever others draw meanwhile."""
     first = estimator_of(models).estimate(clip(2), task=Task()).values
@@ -131,6 +152,124 @@ def test_half_precision_keeps_what_is_tiny(models: Path) -> None:
     assert latents.dtype == torch.float32
     assert next(loaded.vae.parameters()).dtype == torch.float16
     assert (latents - exact).abs().max() < 5e-3
+
+
+# --- going on after an end -----------------------------------------------------------------------
+
+WINDOWS = stages.Settings(window=8, overlap=3, steps=2)
+#: Of a clip of 18 frames: chunks of 8 and windows from frames 0, 5 and 10.
+WHOLE_WORK = {"describing": 3, "encoding": 3, "denoising": 3, "decoding": 3}
+
+
+class StoppedError(Exception):
+    """Ends an attempt as a crash would."""
+
+
+def attempt(
+    models: Path,
+    frames: np.ndarray,
+    kept: Path | None,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    stops_at: tuple[str, int] = ("", 0),
+    settings: stages.Settings = WINDOWS,
+) -> tuple[np.ndarray | None, dict[str, int]]:
+    """Estimate until a stage is so far; the values, if it got that far, and what was computed."""
+    loaded = load_models(models, CPU, torch.float32)
+    work = dict.fromkeys(WHOLE_WORK, 0)
+
+    def counted(stage: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            work[stage] += 1
+            return function(*arguments, **options)
+
+        return call
+
+    def report(progress: Progress) -> None:
+        if progress[:2] == stops_at:
+            raise StoppedError
+
+    values = None
+    with monkeypatch.context() as patch, contextlib.suppress(StoppedError):
+        patch.setattr(
+            loaded.image_encoder, "forward", counted("describing", loaded.image_encoder.forward)
+        )
+        patch.setattr(loaded.vae, "encode", counted("encoding", loaded.vae.encode))
+        patch.setattr(loaded.vae, "decode", counted("decoding", loaded.vae.decode))
+        patch.setattr(stages, "_denoise_window", counted("denoising", stages._denoise_window))
+        patch.setattr("ex4d.depth.depthcrafter.estimator.load_models", lambda *_: loaded)
+        crafter = DepthCrafter(models, WarmModels(idle_s=0), settings)
+        values = crafter.estimate(frames, task=Task(report, kept_folder=kept)).values
+    return values, work
+
+
+@pytest.mark.parametrize(
+    ("stops_at", "left"),
+    [
+        (("describing frames", 8), {"describing": 2, "encoding": 3, "denoising": 3, "decoding": 3}),
+        (("encoding frames", 16), {"encoding": 1, "denoising": 3, "decoding": 3}),
+        (("estimating depth", 3), {"denoising": 2, "decoding": 3}),
+        (("estimating depth", 5), {"denoising": 1, "decoding": 3}),
+        (("decoding depth", 16), {"decoding": 1}),
+    ],
+    ids=["described", "encoded", "first window", "second window", "decoded"],
+)
+def test_what_is_finished_is_not_computed_again(
+    models: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stops_at: tuple[str, int],
+    left: dict[str, int],
+) -> None:
+    """Windows that follow start from the same noise, over the same frames: not a bit differs."""
+    frames, kept = clip(18), tmp_path / "kept"
+    expected, work = attempt(models, frames, None, monkeypatch)
+    assert work == WHOLE_WORK
+    assert attempt(models, frames, kept, monkeypatch, stops_at=stops_at)[0] is None
+    values, work = attempt(models, frames, kept, monkeypatch)
+    assert work == dict.fromkeys(WHOLE_WORK, 0) | left
+    np.testing.assert_array_equal(values, expected)
+
+
+def test_parts_of_other_work_are_not_taken(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames, kept = clip(18), tmp_path / "kept"
+    attempt(models, frames, kept, monkeypatch)
+    assert not any(attempt(models, frames, kept, monkeypatch)[1].values())
+    seeded = dataclasses.replace(WINDOWS, seed=1)
+    assert attempt(models, frames, kept, monkeypatch, settings=seeded)[1] == WHOLE_WORK
+    changed = frames.copy()
+    changed[17, 0, 0, 0] ^= 1
+    assert attempt(models, changed, kept, monkeypatch)[1] == WHOLE_WORK
+    path = path_of(models, "DepthCrafter/diffusion_pytorch_model.safetensors")
+    values = {name: value * 2 for name, value in tensors(path)}
+    layout = {name: (tuple(value.shape), value.dtype) for name, value in values.items()}
+    write_safetensors(path, layout, values.items(), {})
+    assert attempt(models, frames, kept, monkeypatch)[1] == WHOLE_WORK
+
+
+def test_damaged_parts_are_computed_again(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames, kept = clip(18), tmp_path / "kept"
+    expected, _ = attempt(models, frames, kept, monkeypatch)
+    for stage in ("tokens", "encoded", "denoised", "decoded"):
+        (first,) = kept.rglob(f"{stage}-00001.npy")
+        first.write_bytes(first.read_bytes()[:-8])
+    values, work = attempt(models, frames, kept, monkeypatch)
+    assert work == dict.fromkeys(WHOLE_WORK, 1)
+    np.testing.assert_array_equal(values, expected)
+
+
+def test_half_precision_is_kept_as_it_is(models: Path, tmp_path: Path) -> None:
+    loaded = load_models(models, CPU, torch.float16)
+    parts = KeptParts(tmp_path / "kept", "work")
+    frames = clip(2)
+    described = stages.describe(loaded, frames, Task(), parts)
+    again = stages.describe(loaded, frames, Task(), parts)
+    assert described.dtype == again.dtype == torch.float16
+    assert torch.equal(described, again)
 
 
 # --- files ---------------------------------------------------------------------------------------

@@ -14,21 +14,21 @@ VALUES = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
 
 
 def test_part_is_found_again(tmp_path: Path) -> None:
-    KeptParts(tmp_path, "work").save(3, VALUES)
-    found = KeptParts(tmp_path, "work").load(3, VALUES.shape)
+    KeptParts(tmp_path, "work").save("window", 3, VALUES)
+    found = KeptParts(tmp_path, "work").load("window", 3, VALUES.shape)
     assert found is not None
     np.testing.assert_array_equal(found, VALUES)
     assert found.flags.writeable
     for other in (KeptParts(tmp_path, "else"), KeptParts(None)):
-        assert other.load(3, VALUES.shape) is None
-    assert KeptParts(tmp_path, "work").load(2, VALUES.shape) is None
-    KeptParts(None).save(0, VALUES)
+        assert other.load("window", 3, VALUES.shape) is None
+    assert KeptParts(tmp_path, "work").load("window", 2, VALUES.shape) is None
+    KeptParts(None).save("window", 0, VALUES)
 
 
 @pytest.mark.parametrize("damage", ["shape", "type", "cut", "rubbish", "pickle"])
 def test_what_does_not_fit_is_made_again(tmp_path: Path, damage: str) -> None:
     parts = KeptParts(tmp_path, "work")
-    parts.save(0, VALUES)
+    parts.save("window", 0, VALUES)
     (path,) = tmp_path.rglob("*.npy")
     match damage:
         case "shape":
@@ -41,9 +41,9 @@ def test_what_does_not_fit_is_made_again(tmp_path: Path, damage: str) -> None:
             path.write_bytes(b"rubbish")
         case _:
             np.save(path, np.array([{}, {}], object), allow_pickle=True)
-    assert parts.load(0, VALUES.shape) is None
-    parts.save(0, VALUES)
-    assert parts.load(0, VALUES.shape) is not None
+    assert parts.load("window", 0, VALUES.shape) is None
+    parts.save("window", 0, VALUES)
+    assert parts.load("window", 0, VALUES.shape) is not None
 
 
 def test_full_disk_keeps_nothing_and_stops_nothing(
@@ -52,7 +52,7 @@ def test_full_disk_keeps_nothing_and_stops_nothing(
     parts = KeptParts(tmp_path, "work")
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(kept, "RESERVE_BYTES", usage.free)
-    parts.save(0, VALUES)
+    parts.save("window", 0, VALUES)
     assert not list(tmp_path.rglob("*.npy"))
     monkeypatch.undo()
 
@@ -60,7 +60,7 @@ def test_full_disk_keeps_nothing_and_stops_nothing(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(np, "save", refuse)
-    parts.save(0, VALUES)
+    parts.save("window", 0, VALUES)
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 

@@ -12,6 +12,7 @@ from ex4d.depth import Estimate, EstimateKind
 from ex4d.depth.device import chosen_device
 from ex4d.depth.models import DEPTHCRAFTER
 from ex4d.diffusion.warm import WarmModels
+from ex4d.kept import NOTHING_KEPT, KeptParts
 from ex4d.protocol.documents import UsedPart
 from ex4d.task import Task
 from ex4d.weights.files import weights_identity
@@ -61,19 +62,25 @@ class DepthCrafter:
 
     def estimate(self, frames: NDArray[np.uint8], *, task: Task) -> Estimate:
         """Estimate the frames of a clip; see `DepthEstimator`."""
-        key = (self.name, self.weights.version, str(self._device))
+        version = self.weights.version
+        key = (self.name, version, str(self._device))
+        kept = KeptParts.of(task, frames, self.name, version, self._settings, self._dtype)
 
         def load() -> CrafterModels:
             return load_models(self._folder, self._device, self._dtype)
 
         with self._warm.borrow(key, load) as models:
-            values = estimate_frames(models, frames, self._settings, task)
+            values = estimate_frames(models, frames, self._settings, task, kept)
         return Estimate(values, self.kind)
 
 
 @torch.inference_mode()
 def estimate_frames(
-    models: CrafterModels, frames: NDArray[np.uint8], settings: Settings, task: Task
+    models: CrafterModels,
+    frames: NDArray[np.uint8],
+    settings: Settings,
+    task: Task,
+    kept: KeptParts = NOTHING_KEPT,
 ) -> NDArray[np.float32]:
     """Disparity of a clip, up to scale and shift: (frames, height, width) float32.
 
@@ -82,16 +89,17 @@ def estimate_frames(
         frames: (frames, height, width, 3) uint8.
         settings: What the network is told.
         task: Told about every chunk and step.
+        kept: What each stage made of frames in an earlier attempt.
     """
     _, height_px, width_px, _ = frames.shape
     size = stages.network_size(height_px, width_px)
     pictures = stages.resized_frames(frames, size)
     random = torch.Generator("cpu").manual_seed(settings.seed)
-    tokens = stages.describe(models, pictures, task)
-    clip_latents = stages.encode(models, pictures, random, task)
+    tokens = stages.describe(models, pictures, task, kept)
+    clip_latents = stages.encode(models, pictures, random, task, kept)
     noise = stages.window_noise(settings, len(frames), clip_latents.shape[-2:], random)
-    latents = stages.denoise(models, tokens, clip_latents, noise, settings, task)
-    disparity = stages.decode(models, latents, task)
+    latents = stages.denoise(models, tokens, clip_latents, noise, settings, task, kept)
+    disparity = stages.decode(models, latents, task, kept)
     if size == (height_px, width_px):
         return disparity
     resized = np.empty(frames.shape[:3], np.float32)

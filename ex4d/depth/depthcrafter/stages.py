@@ -4,6 +4,9 @@
 Stages: describe each frame to the network (CLIP), encode the frames with a little noise (VAE),
 denoise windows of latents that share frames, decode. Random numbers are drawn on the processor in
 float32, so that a card and a processor start from the same.
+
+Each stage keeps what it finished, exactly as it is (`ex4d.kept`): chunks of frames, and windows
+before they are joined. Another attempt gives the same numbers.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +23,7 @@ from torch import nn
 from torch.nn import functional
 
 from ex4d.errors import InputError
+from ex4d.kept import NOTHING_KEPT, KeptParts
 from ex4d.task import Task
 
 from .loading import CrafterModels
@@ -104,17 +108,28 @@ def resized_frames(frames: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[
 # --- describing ----------------------------------------------------------------------------------
 
 
-def describe(models: CrafterModels, frames: NDArray[np.uint8], task: Task) -> torch.Tensor:
+def describe(
+    models: CrafterModels,
+    frames: NDArray[np.uint8],
+    task: Task,
+    kept: KeptParts = NOTHING_KEPT,
+) -> torch.Tensor:
     """What the image encoder says of each frame, without noise: (frames, width)."""
+    width = models.image_encoder.config.projection_dim
     mean, deviation = (
         torch.tensor(values, device=models.device).view(1, 3, 1, 1)
         for values in (_CLIP_MEAN, _CLIP_DEVIATION)
     )
     tokens = []
-    for chunk in _chunks(len(frames)):
-        pictures = clip_pictures(_pictures(models, frames[chunk]).float())
-        normalised = ((pictures + 1) / 2 - mean) / deviation
-        tokens.append(models.image_encoder(normalised.to(models.dtype)).image_embeds)
+    for number, chunk in enumerate(_chunks(len(frames))):
+        shape = (chunk.stop - chunk.start, width)
+        part = _loaded(kept, "tokens", number, shape, models.device, models.dtype)
+        if part is None:
+            pictures = clip_pictures(_pictures(models, frames[chunk]).float())
+            normalised = ((pictures + 1) / 2 - mean) / deviation
+            part = models.image_encoder(normalised.to(models.dtype)).image_embeds
+            _save(kept, "tokens", number, part)
+        tokens.append(part)
         task.step("describing frames", chunk.stop, len(frames))
     return torch.cat(tokens)
 
@@ -153,7 +168,11 @@ def _blurred(pictures: torch.Tensor, axis: int, deviation_px: float, taps: int) 
 
 
 def encode(
-    models: CrafterModels, frames: NDArray[np.uint8], random: torch.Generator, task: Task
+    models: CrafterModels,
+    frames: NDArray[np.uint8],
+    random: torch.Generator,
+    task: Task,
+    kept: KeptParts = NOTHING_KEPT,
 ) -> torch.Tensor:
     """Latents of the frames with a little noise: (frames, 4, height / 8, width / 8), not scaled.
 
@@ -162,6 +181,7 @@ def encode(
         frames: (frames, height, width, 3) uint8.
         random: Drawn from first.
         task: Told about every chunk.
+        kept: Chunks of an earlier attempt; their noise is drawn all the same.
     """
     vae = models.vae
     encodes_in = torch.float32 if vae.config.force_upcast else models.dtype
@@ -177,13 +197,21 @@ def encode(
     latents = []
     chunks = list(_chunks(len(frames)))
     noise = draw_noise(chunks[0])
-    for chunk, following in zip_longest(chunks, chunks[1:]):
-        pictures = _pictures(models, frames[chunk])
-        noisy = pictures + AUGMENTATION * noise.to(pictures, non_blocking=True)
-        latents.append(vae.encode(noisy.to(encodes_in)).latent_dist.mode())
+    latent_size = (_LATENT_CHANNELS, height_px // _LATENT_SCALE, width_px // _LATENT_SCALE)
+    for number, (chunk, following) in enumerate(zip_longest(chunks, chunks[1:])):
+        shape = (chunk.stop - chunk.start, *latent_size)
+        known = _loaded(kept, "encoded", number, shape, models.device, encodes_in)
+        part = known
+        if part is None:
+            pictures = _pictures(models, frames[chunk])
+            noisy = pictures + AUGMENTATION * noise.to(pictures, non_blocking=True)
+            part = vae.encode(noisy.to(encodes_in)).latent_dist.mode()
+        latents.append(part)
         if following is not None:
             # Drawing takes the processor as long as encoding takes a card.
             noise = draw_noise(following)
+        if known is None:
+            _save(kept, "encoded", number, part)
         task.step("encoding frames", chunk.stop, len(frames))
     nn.Module.to(vae, models.dtype)
     return torch.cat(latents)
@@ -207,6 +235,7 @@ def denoise(
     noise: torch.Tensor,
     settings: Settings,
     task: Task,
+    kept: KeptParts = NOTHING_KEPT,
     *,
     on_step: Callable[[torch.Tensor], None] = lambda latents: None,
 ) -> torch.Tensor:
@@ -222,7 +251,8 @@ def denoise(
         noise: From `window_noise`.
         settings: Steps, guidance, windows.
         task: Told about every step of every window.
-        on_step: Given the latents of the window after each step.
+        kept: Windows of an earlier attempt.
+        on_step: Given the latents of the window after each step that is computed.
     """
     windows = settings.windows_of(len(clip_latents))
     overlap = settings.overlap
@@ -238,9 +268,17 @@ def denoise(
             done = index * settings.steps + step + 1
             task.step("estimating depth", done, len(windows) * settings.steps)
 
-        latents = _denoise_window(
-            models, tokens[frames], clip_latents[None, frames], start, known, settings, stepped
-        )
+        latents = _loaded(kept, "denoised", index, start.shape[1:], models.device, models.dtype)
+        if latents is None:
+            latents = _denoise_window(
+                models, tokens[frames], clip_latents[None, frames], start, known, settings, stepped
+            )
+            _save(kept, "denoised", index, latents[0])
+        else:
+            latents = latents[None]
+            task.step(
+                "estimating depth", (index + 1) * settings.steps, len(windows) * settings.steps
+            )
         found = latents if found is None else _joined(found, latents, overlap)
         # What the next window shares has the same noise again; the rest is used once more.
         noise = torch.cat([noise[:, -overlap:], noise[:, :-overlap]], dim=1)
@@ -301,6 +339,7 @@ def decode(
     models: CrafterModels,
     latents: torch.Tensor,
     task: Task,
+    kept: KeptParts = NOTHING_KEPT,
     *,
     on_chunk: Callable[[torch.Tensor], None] = lambda pictures: None,
 ) -> NDArray[np.float32]:
@@ -310,15 +349,22 @@ def decode(
         models: The autoencoder.
         latents: From `denoise`.
         task: Told about every chunk.
-        on_chunk: Given the decoded pictures, (frames, 3, height, width) float32 in about -1..1.
+        kept: Chunks of an earlier attempt.
+        on_chunk: Given the decoded pictures of each chunk that is computed, (frames, 3, height,
+            width) float32 in about -1..1.
     """
     scaled = latents[0] / models.vae.config.scaling_factor
+    size = [_LATENT_SCALE * side for side in scaled.shape[-2:]]
     disparity = []
-    for chunk in _chunks(len(scaled)):
+    for number, chunk in enumerate(_chunks(len(scaled))):
         part = scaled[chunk]
-        pictures = models.vae.decode(part, num_frames=len(part)).sample.float()
-        on_chunk(pictures)
-        disparity.append((pictures / 2 + 0.5).clamp(0, 1).mean(dim=1).cpu().numpy())
+        found = kept.load("decoded", number, (len(part), *size))
+        if found is None:
+            pictures = models.vae.decode(part, num_frames=len(part)).sample.float()
+            on_chunk(pictures)
+            found = (pictures / 2 + 0.5).clamp(0, 1).mean(dim=1).cpu().numpy()
+            kept.save("decoded", number, found)
+        disparity.append(found)
         task.step("decoding depth", chunk.stop, len(scaled))
     return np.concatenate(disparity)
 
@@ -332,3 +378,25 @@ def _pictures(models: CrafterModels, frames: NDArray[np.uint8]) -> torch.Tensor:
 def _chunks(count: int) -> Iterator[slice]:
     for start in range(0, count, CHUNK_FRAMES):
         yield slice(start, min(start + CHUNK_FRAMES, count))
+
+
+# --- keeping -------------------------------------------------------------------------------------
+
+
+def _loaded(
+    kept: KeptParts,
+    stage: str,
+    number: int,
+    shape: tuple[int, ...],
+    device: torch.device,
+    dtype: torch.dtype,
+) -> torch.Tensor | None:
+    """A part as it was saved: float32 holds all that float16 does."""
+    known = kept.load(stage, number, shape)
+    return None if known is None else torch.from_numpy(known).to(device, dtype)
+
+
+def _save(kept: KeptParts, stage: str, number: int, part: torch.Tensor) -> None:
+    # What would be copied for nothing has the processor wait for the card.
+    if kept.is_kept:
+        kept.save(stage, number, part.float().cpu().numpy())

@@ -18,13 +18,12 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from ex4d import __version__
 from ex4d.depth import Estimate, EstimateKind
 from ex4d.depth.device import chosen_device
 from ex4d.depth.models import VIDEO_DEPTH_ANYTHING_METRIC
 from ex4d.errors import InputError
 from ex4d.framestore import new_frames, release
-from ex4d.kept import KeptParts, identity_of
+from ex4d.kept import NOTHING_KEPT, KeptParts
 from ex4d.protocol.documents import UsedPart
 from ex4d.task import Task
 from ex4d.weights.checkpoints import check_names_and_shapes, tensor_shapes, tensors
@@ -166,16 +165,9 @@ class VideoDepthAnything:
             dtype=self._dtype,
             is_metric=self.kind == "metric_depth",
             task=task,
-            kept=self._kept(frames, size, task),
+            kept=KeptParts.of(task, frames, self.name, self.weights.version, size, self._dtype),
         )
         return Estimate(values, self.kind)
-
-    def _kept(self, frames: NDArray[np.uint8], size: tuple[int, int], task: Task) -> KeptParts:
-        """Windows that an earlier attempt at the same work left, and this one leaves."""
-        if task.kept_folder is None:
-            return KeptParts(None)
-        settings = (__version__, self.name, self.weights.version, size, self._dtype)
-        return KeptParts(task.kept_folder, identity_of(frames, settings, task=task))
 
 
 def build_network(path: Path) -> Network:
@@ -225,7 +217,7 @@ def estimate_frames(
     dtype: torch.dtype,
     is_metric: bool,
     task: Task,
-    kept: KeptParts | None = None,
+    kept: KeptParts = NOTHING_KEPT,
 ) -> NDArray[np.float32]:
     """Run the network over a clip and join its windows.
 
@@ -242,18 +234,17 @@ def estimate_frames(
         (frames, height, width) float32, 0 or more: disparity, or depth in metres.
     """
     windows = windows_of(len(frames))
-    kept = kept or KeptParts(None)
     joined = _Joined(frames.shape[:3], is_metric=is_metric)
     device = next(network.parameters()).device
     encoder = _Encoder(network, frames, size, task.check)
     # A window takes seconds, which shall not count as reading.
     task.step(STAGE, 0, len(windows))
     for index, window in enumerate(windows):
-        known = kept.load(index, (len(window.used), *size))
+        known = kept.load("window", index, (len(window.used), *size))
         if known is None:
             with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
                 found = network.decode(encoder.features(window), window.used)
-            kept.save(index, found.cpu().numpy())
+            kept.save("window", index, found.cpu().numpy())
         else:
             found = torch.from_numpy(known).to(device)
         picture_size = frames.shape[1:3]
