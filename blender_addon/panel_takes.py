@@ -11,6 +11,7 @@ from . import compat, strips, thumbnails
 from ._vendor.protocol.documents import EngineSettings, Ex4dSettings
 from .ops_takes import chosen_take
 from .shots import active_shot
+from .sidebar import Sidebar
 
 #: Height of the chosen take's picture, in buttons.
 _PICTURE_SCALE = 5.0
@@ -58,14 +59,11 @@ class EX4D_UL_takes(bpy.types.UIList):
         return flags, []
 
 
-class EX4D_PT_takes(bpy.types.Panel):
+class EX4D_PT_takes(Sidebar, bpy.types.Panel):
     """What was made of the shot so far."""
 
     bl_label = "Takes"
     bl_idname = "EX4D_PT_takes"
-    bl_space_type = "VIEW_3D"
-    bl_region_type = "UI"
-    bl_category = "EX-4D"
 
     @classmethod
     def poll(cls, context: bpy.types.Context) -> bool:
@@ -82,14 +80,12 @@ class EX4D_PT_takes(bpy.types.Panel):
         _draw_take(layout, chosen_take(context))
 
 
-class EX4D_PT_take_strip(bpy.types.Panel):
+class EX4D_PT_take_strip(Sidebar, bpy.types.Panel):
     """The take that the active strip shows, or is the colour or the mask of."""
 
     bl_label = "Take"
     bl_idname = "EX4D_PT_take_strip"
     bl_space_type = "SEQUENCE_EDITOR"
-    bl_region_type = "UI"
-    bl_category = "EX-4D"
 
     @classmethod
     def poll(cls, context: bpy.types.Context) -> bool:
@@ -121,7 +117,9 @@ def _draw_take(layout: bpy.types.UILayout, take: bpy.types.Strip | None) -> None
     column.operator("ex4d.generate_again", icon="RENDER_ANIMATION")
     # The operator's own name is too long beside the picture.
     column.operator("ex4d.take_background", text="Camera Background", icon="CAMERA_DATA")
-    column.operator("ex4d.delete_take", icon="TRASH")
+    row = column.row(align=True)
+    row.operator("ex4d.delete_take", text="Delete", icon="TRASH")
+    row.operator("ex4d.open_take_folder", text="", icon="FILE_FOLDER")
 
 
 register, unregister = bpy.utils.register_classes_factory(

@@ -1,6 +1,7 @@
 """The takes of a shot are listed, compared, repeated and deleted; nothing else is touched."""
 
 import hashlib
+import shutil
 import types
 
 import pytest
@@ -386,4 +387,12 @@ def test_panel_lists_takes(addon, shot):
     assert panel.poll(bpy.context)
     layout = Layout()
     panel.draw(types.SimpleNamespace(layout=layout), bpy.context)
-    assert "ex4d.delete_take" in layout.words
+    assert {"ex4d.generate_again", "Delete"} <= set(layout.words)
+
+
+def test_folder_of_a_take_that_is_gone_is_told(addon, shot, tmp_path):
+    import bpy
+
+    shutil.rmtree(tmp_path / "one")
+    with pytest.raises(RuntimeError, match="found none; make it again"):
+        bpy.ops.ex4d.open_take_folder(strip="Tiny preview")

@@ -264,6 +264,14 @@ def generates(window: Window) -> Steps:
         window.figure(f"unseen in frame {frame} as told before", told[frame - 1])
 
 
+def fits_the_sidebar(window: Window) -> Steps:
+    """From the server to the takes, all is seen at once at Blender's own scale."""
+    assert bpy.context.preferences.view.ui_scale == 1.0
+    scrolls = yield from window.scrolls()
+    window.picture("5_sidebar")
+    assert not scrolls, "the panels do not fit the height of the sidebar"
+
+
 def shows_the_strips(window: Window) -> Steps:
     """A sequencer below the view, a preview at its side: swapped in, as an artist would."""
     view = window.area("VIEW_3D")
@@ -378,6 +386,7 @@ if __name__ == "__main__":
             undoes_and_redoes_the_move,
             checks_coverage,
             generates,
+            fits_the_sidebar,
             shows_the_strips,
             makes_it_again,
             looks_at_the_next_take,
