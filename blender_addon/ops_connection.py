@@ -252,7 +252,9 @@ class EX4D_OT_start_server(OperatorBase):
     def poll(cls, context: bpy.types.Context) -> bool:
         """Only where it does not run and a program is chosen."""
         if not preferences.get(context).executable:
-            cls.poll_message_set("Choose the ex4d program in the extension's preferences first")
+            cls.poll_message_set(
+                "Choose the ex4d program first, under Server or in the extension's preferences"
+            )
             return False
         if _server_runs():
             cls.poll_message_set("The local server runs already")

@@ -14,7 +14,7 @@ from .shots import active_shot
 from .sidebar import Sidebar
 
 #: Height of the chosen take's picture, in buttons.
-_PICTURE_SCALE = 5.0
+_PICTURE_SCALE = 4.0
 
 
 class _Summary(msgspec.Struct):
@@ -45,7 +45,9 @@ class EX4D_UL_takes(bpy.types.UIList):
     def draw_item(self, _context, layout, _data, item, _icon, _active_data, _active_name):
         """Draw a take: its name, how it was made, whether it is shown."""
         row = layout.row()
-        row.label(text=item.name, icon_value=thumbnails.icon_of(item))
+        # All have the shot's name, which leaves no room for the rest of theirs.
+        name = item.name.removeprefix(f"{item.get(strips.SHOT_PROPERTY, '')} ")
+        row.label(text=name, icon_value=thumbnails.icon_of(item))
         row.label(text=describe(item))
         row.label(text="", icon="HIDE_ON" if item.mute else "HIDE_OFF")
 
@@ -74,9 +76,11 @@ class EX4D_PT_takes(Sidebar, bpy.types.Panel):
         """Draw the list and what can be done with the chosen take."""
         layout, editor = self.layout, context.scene.sequence_editor
         name = "strips" if hasattr(editor, "strips") else "sequences"
-        layout.template_list(
-            "EX4D_UL_takes", "", editor, name, context.scene, "ex4d_take_index", rows=3
+        row = layout.row()
+        row.template_list(
+            "EX4D_UL_takes", "", editor, name, context.scene, "ex4d_take_index", rows=2
         )
+        _draw_files(row.column(align=True))
         _draw_take(layout, chosen_take(context))
 
 
@@ -100,7 +104,9 @@ class EX4D_PT_take_strip(Sidebar, bpy.types.Panel):
         take = chosen_take(context)
         if take is None:
             return
-        self.layout.label(text=take.name, icon="SEQUENCE")
+        row = self.layout.row()
+        row.label(text=take.name, icon="SEQUENCE")
+        _draw_files(row.row(align=True))
         self.layout.label(text=describe(take))
         _draw_take(self.layout, take)
 
@@ -117,9 +123,11 @@ def _draw_take(layout: bpy.types.UILayout, take: bpy.types.Strip | None) -> None
     column.operator("ex4d.generate_again", icon="RENDER_ANIMATION")
     # The operator's own name is too long beside the picture.
     column.operator("ex4d.take_background", text="Camera Background", icon="CAMERA_DATA")
-    row = column.row(align=True)
-    row.operator("ex4d.delete_take", text="Delete", icon="TRASH")
-    row.operator("ex4d.open_take_folder", text="", icon="FILE_FOLDER")
+
+
+def _draw_files(layout: bpy.types.UILayout) -> None:
+    layout.operator("ex4d.open_take_folder", text="", icon="FILE_FOLDER")
+    layout.operator("ex4d.delete_take", text="", icon="TRASH")
 
 
 register, unregister = bpy.utils.register_classes_factory(

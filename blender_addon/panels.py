@@ -89,8 +89,9 @@ class EX4D_PT_shot(Sidebar, bpy.types.Panel):
             _draw_finished_scene(layout)
             return
         clip = shot.ex4d_shot
-        layout.label(text=shot.name, icon="FILE_MOVIE")
-        layout.label(
+        column = layout.column(align=True)
+        column.label(text=shot.name, icon="FILE_MOVIE")
+        column.label(
             text=f"{clip.width_px} x {clip.height_px} px, {clip.frame_count} frames "
             f"at {clip.frame_rate:g} fps"
         )
@@ -116,14 +117,14 @@ class EX4D_PT_clip(ShotSidebar, bpy.types.Panel):
         if shot is None:
             return
         layout, clip = self.layout, shot.ex4d_shot
+        layout.use_property_split = True
+        layout.use_property_decorate = False
         column = layout.column(heading="Show")
         if clip.proxy is not None:
             column.prop(clip, "use_proxy")
         column.prop(clip, "show_marks")
         column.prop(clip, "show_surround")
         column = layout.column()
-        column.use_property_split = True
-        column.use_property_decorate = False
         column.prop(clip, "frame_start")
         if clip.scene_field_of_view > 0:
             column.prop(clip, "field_of_view", slider=True)
@@ -205,23 +206,26 @@ class EX4D_PT_generate(ShotSidebar, bpy.types.Panel):
         layout.use_property_split = True
         layout.use_property_decorate = False
         settings = context.scene.ex4d_generate
-        layout.prop(settings, "engine")
+        chosen = layout.column()
+        chosen.prop(settings, "engine")
         current = runtime.peek()
         if current is not None:
-            draw_text(layout, current.connection.engine_problem(settings.engine), icon="ERROR")
-        layout.prop(settings, "size")
+            draw_text(chosen, current.connection.engine_problem(settings.engine), icon="ERROR")
+        chosen.prop(settings, "size")
         if settings.size == "CUSTOM":
-            column = layout.column(align=True)
+            column = chosen.column(align=True)
             column.prop(settings, "width_px")
             column.prop(settings, "height_px")
-        layout.prop(settings, "seed")
+        chosen.prop(settings, "seed")
         if settings.engine == "ex4d":
-            layout.prop(settings, "length")
-            layout.prop(settings, "mode")
+            chosen.prop(settings, "length")
+            chosen.prop(settings, "mode")
+        told = layout.column(align=True)
         try:
-            draw_text(layout, take_text(context, shot))
+            draw_text(told, take_text(context, shot))
         except InputError as error:
-            draw_text(layout, error.message, icon="ERROR")
+            draw_text(told, error.message, icon="ERROR")
+        draw_text(told, expectation_text(context, shot))
         if settings.engine == "ex4d" and lead_in.starts_elsewhere(context, shot):
             draw_text(
                 layout,
@@ -231,7 +235,6 @@ class EX4D_PT_generate(ShotSidebar, bpy.types.Panel):
             layout.operator("ex4d.add_lead_in", icon="CON_FOLLOWPATH")
         for text in ops_coverage.warnings(context, shot):
             draw_text(layout, text, icon="ERROR")
-        draw_text(layout, expectation_text(context, shot))
         layout.operator("ex4d.generate", icon="RENDER_ANIMATION")
         _draw_takes_under_way(layout, shot)
 

@@ -260,6 +260,18 @@ def test_panel_lists_what_goes_on_or_failed(addon, empty_file, record, stage, is
     assert ("flower" in draw(addon("panels").EX4D_PT_jobs)) == is_listed
 
 
+def test_panel_draws_what_happens_between_two_ticks(addon, empty_file, record, session, phases):
+    import bpy
+
+    job = start_job(addon, record, bpy.context.scene)
+    addon("runtime").get().jobs.advance(session)
+    for phase in phases:
+        session.client.remote.phase = phase
+        assert job.stage is addon("jobs").Stage.ACTIVE
+        _, text, _ = draw(addon("panels").EX4D_PT_jobs)
+        assert text
+
+
 def test_timer_survives_an_unforeseen_error(addon, empty_file, monkeypatch, caplog):
     pump = addon("pump")
 

@@ -387,7 +387,7 @@ def test_panel_lists_takes(addon, shot):
     assert panel.poll(bpy.context)
     layout = Layout()
     panel.draw(types.SimpleNamespace(layout=layout), bpy.context)
-    assert {"ex4d.generate_again", "Delete"} <= set(layout.words)
+    assert "ex4d.generate_again" in layout.words
 
 
 def test_folder_of_a_take_that_is_gone_is_told(addon, shot, tmp_path):

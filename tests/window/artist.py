@@ -242,6 +242,17 @@ def checks_coverage(window: Window) -> Steps:
     window.figure("unseen at the worst frame", max(found.unseen))
 
 
+def cancels_a_take(window: Window) -> Steps:
+    """The X in the list of jobs, right after Generate; what ended leaves the list."""
+    with window.over("UI"):
+        bpy.ops.ex4d.generate("INVOKE_DEFAULT")
+    yield from window.click("ex4d.cancel_job", at=0.84)
+    (job,) = [job for job in module("runtime").get().jobs if job.record.title == "Toy room take"]
+    yield from window.wait_for(lambda: job.stage.value == "cancelled", "the end of the job")
+    window.picture("5_cancelled")
+    assert not module("panels").EX4D_PT_jobs.poll(bpy.context)
+
+
 def generates(window: Window) -> Steps:
     """The button; the strips appear by themselves."""
     yield from window.find("ex4d.generate()")
@@ -267,6 +278,8 @@ def generates(window: Window) -> Steps:
 def fits_the_sidebar(window: Window) -> Steps:
     """From the server to the takes, all is seen at once at Blender's own scale."""
     assert bpy.context.preferences.view.ui_scale == 1.0
+    # It was opened for the proxy.
+    yield from window.click_header(below="ex4d.match_scene")
     scrolls = yield from window.scrolls()
     window.picture("5_sidebar")
     assert not scrolls, "the panels do not fit the height of the sidebar"
@@ -301,7 +314,11 @@ def shows_the_strips(window: Window) -> Steps:
 def makes_it_again(window: Window) -> Steps:
     """Generate Again, and the file is saved and opened anew meanwhile."""
     first = takes()[0].name
+    yield from window.move_over()
+    yield from window.key("S", ctrl=True)
+    assert not bpy.data.is_dirty
     yield from window.click("ex4d.generate_again")
+    assert bpy.data.is_dirty, "closed unsaved, the file would not find the job again"
     yield from window.move_over()
     yield from window.key("S", ctrl=True)
     assert not bpy.data.is_dirty
@@ -385,6 +402,7 @@ if __name__ == "__main__":
             aims,
             undoes_and_redoes_the_move,
             checks_coverage,
+            cancels_a_take,
             generates,
             fits_the_sidebar,
             shows_the_strips,

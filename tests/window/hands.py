@@ -152,9 +152,13 @@ class Window:
         try:
             yield from self.find(wanted)
         except AssertionError:
-            yield from self.find(below)
-            yield from self.nudge(0, -_HEADER_PX)
-            yield from self.key("LEFTMOUSE")
+            yield from self.click_header(below)
+
+    def click_header(self, below: str) -> Steps:
+        """Open or close the panel whose header is below a button."""
+        yield from self.find(below)
+        yield from self.nudge(0, -_HEADER_PX)
+        yield from self.key("LEFTMOUSE")
 
     def _stays(self, wanted: str, kind: str) -> Generator[float, None, bool]:
         """Whether the button is under the mouse, and not the one that was before it scrolled."""
