@@ -21,7 +21,6 @@ class _Summary(msgspec.Struct):
     """What a row shows of `take.json`; the rest is skipped, since rows are drawn often."""
 
     settings: EngineSettings
-    frame_count: int
 
 
 def describe(strip: bpy.types.Strip) -> str:
@@ -31,7 +30,7 @@ def describe(strip: bpy.types.Strip) -> str:
     except ValueError:
         return "damaged"
     chosen = summary.settings
-    text = f"seed {chosen.seed}, {summary.frame_count} frames"
+    text = f"seed {chosen.seed}"
     if isinstance(chosen, Ex4dSettings):
         text = f"{chosen.mode}, {chosen.steps} steps, {text}"
     return text

@@ -201,6 +201,7 @@ def switches_the_proxy(window: Window) -> Steps:
     clip = shot().ex4d_shot
     assert not clip.use_proxy
     assert (clip.mesh.hide_viewport, clip.proxy.hide_viewport) == (False, True)
+    yield from window.click_header(below="ex4d.match_scene")
 
 
 def aims(window: Window) -> Steps:
@@ -278,8 +279,6 @@ def generates(window: Window) -> Steps:
 def fits_the_sidebar(window: Window) -> Steps:
     """From the server to the takes, all is seen at once at Blender's own scale."""
     assert bpy.context.preferences.view.ui_scale == 1.0
-    # It was opened for the proxy.
-    yield from window.click_header(below="ex4d.match_scene")
     scrolls = yield from window.scrolls()
     window.picture("5_sidebar")
     assert not scrolls, "the panels do not fit the height of the sidebar"
