@@ -26,9 +26,8 @@ def whole_folder(folder: Path, *, replaces: str | None = None) -> Iterator[Path]
         InputError: `folder_exists` if `folder` holds something else already.
     """
     gives_way = replaces is not None and (folder / replaces).is_file()
-    if folder.exists() and not gives_way and (not folder.is_dir() or any(folder.iterdir())):
-        msg = f"expected {folder} not to exist yet, found files there; choose another folder"
-        raise InputError("folder_exists", msg)
+    if not gives_way:
+        check_free(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
@@ -46,6 +45,17 @@ def whole_folder(folder: Path, *, replaces: str | None = None) -> Iterator[Path]
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def check_free(folder: Path) -> None:
+    """Refuse a folder for results that holds something already.
+
+    Raises:
+        InputError: `folder_exists`.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        msg = f"expected {folder} not to exist yet, found files there; choose another folder"
+        raise InputError("folder_exists", msg)
 
 
 def _replace(folder: Path, new: Path) -> None:

@@ -6,6 +6,7 @@ page cache and once from the disk, each time first plainly and then as the engin
 """
 
 import json
+import math
 import os
 import tempfile
 import time
@@ -17,6 +18,7 @@ import torch
 
 from ex4d.diffusion.wan import loading
 from ex4d.diffusion.wan.files import converted_layout
+from ex4d.diffusion.wan.fp8 import quantised_shapes
 from ex4d.weights.checkpoints import write_safetensors
 
 from .generate import Architecture, empty_dit
@@ -25,20 +27,21 @@ _READ_BYTES = 16 << 20
 _READERS = 8
 
 
-def run(*, folder: Path | None, blocks: int) -> None:
+def run(*, folder: Path | None, blocks: int, fp8: bool) -> None:
     """Print how fast the model loads.
 
     Args:
         folder: Where the file is written for the time of the run; a temporary folder where absent.
         blocks: Of the transformer, 0.7 GB each; the real one has 40.
+        fp8: Whether the file holds large layers in 8 bits.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with tempfile.TemporaryDirectory(prefix="ex4d-load-", dir=folder) as temporary:
-        files = converted_layout(Path(temporary))
+        files = converted_layout(Path(temporary), is_quantised=fp8)
         (path,) = files.dit
         files.config.parent.mkdir()
         files.config.write_text(json.dumps({"num_heads": 40, "eps": 1e-6}), encoding="utf-8")
-        size_bytes = _write(path, Architecture(layers=blocks))
+        size_bytes = _write(path, Architecture(layers=blocks), is_quantised=fp8)
 
         def load() -> None:
             loading.load_dit(files, [], device=device, dtype=torch.bfloat16)
@@ -61,18 +64,21 @@ def run(*, folder: Path | None, blocks: int) -> None:
                 print(f"  {name}: {rate / 1e9:.2f} GB/s, {rate / plain:.0%} of one thread")
 
 
-def _write(path: Path, architecture: Architecture) -> int:
+def _write(path: Path, architecture: Architecture, *, is_quantised: bool) -> int:
     state = empty_dit(architecture).state_dict()
+    shapes = {name: tuple(value.shape) for name, value in state.items()}
+    if is_quantised:
+        shapes = quantised_shapes(shapes)
     layout = {
-        name: (tuple(value.shape), loading.stored_type(name, torch.bfloat16))
-        for name, value in state.items()
+        name: (shape, loading.stored_type(name, torch.bfloat16, is_quantised=is_quantised))
+        for name, shape in shapes.items()
     }
-    largest = max(value.numel() for value in state.values())
+    largest = max(math.prod(shape) for shape in shapes.values())
     noise = torch.randn(largest, dtype=torch.float32).to(torch.bfloat16)
 
     def values() -> Iterator[tuple[str, torch.Tensor]]:
-        for name, value in state.items():
-            yield name, noise[: value.numel()].reshape(value.shape)
+        for name, shape in shapes.items():
+            yield name, noise[: math.prod(shape)].reshape(shape)
 
     write_safetensors(path, layout, values(), {"format": "pt"})
     return path.stat().st_size

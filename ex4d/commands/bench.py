@@ -24,7 +24,7 @@ _OPTIONS = {
         "frames",
         "side_px",
     ),
-    "load": ("folder", "blocks"),
+    "load": ("folder", "blocks", "fp8"),
     "generate": ("modes", "memory_cap_gib", "size", "frames", "steps", "preview", "cards"),
 }
 
@@ -42,6 +42,9 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
             benchmark.add_argument("--folder", type=Path, help="where the file is written")
             benchmark.add_argument(
                 "--blocks", type=int, default=40, help="0.7 GB each (default: %(default)s)"
+            )
+            benchmark.add_argument(
+                "--fp8", action="store_true", help="with large layers in 8 bits: 0.5 GB each"
             )
         if name == "depth":
             _add_depth_options(benchmark)

@@ -42,16 +42,21 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 def run(arguments: argparse.Namespace) -> int:
     """Print the findings; the status is 1 if something that every user needs is missing."""
     from rich.console import Console
+    from rich.table import Table
     from rich.text import Text
 
     console = Console(highlight=False)
     styles = {"ok": "green", "missing": "red", "note": "yellow"}
     findings = list(examine())
     for finding in findings:
-        state = Text(f"{finding.state:>8}", style=styles[finding.state])
-        console.print(state, Text(f"{finding.what}: {finding.detail}"))
+        row = Table.grid(padding=(0, 1))
+        row.add_column(justify="right", width=8)
+        row.add_column(overflow="fold")
+        state = Text(finding.state, style=styles[finding.state])
+        row.add_row(state, Text(f"{finding.what}: {finding.detail}"))
         if finding.remedy:
-            console.print(Text(f"{'':>8} -> {finding.remedy}"))
+            row.add_row("", Text(f"-> {finding.remedy}"))
+        console.print(row)
     return int(any(finding.state == "missing" for finding in findings))
 
 
@@ -120,8 +125,10 @@ def _graphics_card() -> Iterator[Finding]:
     if torch.cuda.device_count() > 1:
         text = f"{torch.cuda.device_count()}: guidance uses two of a kind that hold the whole model"
         yield Finding("ok", "cards", text)
+    from ex4d.diffusion.wan.files import QUANTISED_FOLDER
     from ex4d.diffusion.wan.fp8 import has_products
     from ex4d.diffusion.wan.memory import main_memory_bytes
+    from ex4d.weights.files import models_folder
 
     has_fp8 = has_products(torch.device("cuda"))
     try:
@@ -130,7 +137,13 @@ def _graphics_card() -> Iterator[Finding]:
         remedy = "run doctor again when no job holds the card"
         yield Finding("note", "modes", "not measured: the card is full", remedy)
     else:
-        yield from mode_findings(card.total_memory, main_memory_bytes(), rate, has_fp8=has_fp8)
+        yield from mode_findings(
+            card.total_memory,
+            main_memory_bytes(),
+            rate,
+            has_fp8=has_fp8,
+            has_fp8_files=(models_folder() / QUANTISED_FOLDER).is_dir(),
+        )
     if find_spec("nvdiffrast") is None:
         yield Finding(
             "note",
@@ -141,7 +154,12 @@ def _graphics_card() -> Iterator[Finding]:
 
 
 def mode_findings(
-    card_bytes: float, main_bytes: float, product_rate: float, *, has_fp8: bool
+    card_bytes: float,
+    main_bytes: float,
+    product_rate: float,
+    *,
+    has_fp8: bool,
+    has_fp8_files: bool = False,
 ) -> Iterator[Finding]:
     """Which modes of the ex4d engine fit a card, and about how long a take will need.
 
@@ -150,6 +168,7 @@ def mode_findings(
         main_bytes: The machine's.
         product_rate: Operations a second of bfloat16 matrix products on the card.
         has_fp8: Whether it multiplies in 8 bits.
+        has_fp8_files: Whether the model's files are there in 8 bits.
     """
     from ex4d import trained
     from ex4d.diffusion.wan import memory
@@ -166,6 +185,7 @@ def mode_findings(
                 memory.WAN_14B,
                 trained.TOKENS,
                 is_quantised=is_quantised,
+                is_stored_quantised=is_quantised and has_fp8_files,
                 card_bytes=card_bytes,
                 main_bytes=main_bytes,
             )
@@ -194,20 +214,29 @@ def _product_rate(torch: Any) -> float:
 
 
 def _models() -> Finding:
-    from ex4d.diffusion.wan.files import find_models
+    from ex4d.diffusion.wan.files import all_models
     from ex4d.errors import InputError
     from ex4d.weights.files import models_folder
 
     folder = models_folder()
     try:
-        files = find_models(folder)
+        found = all_models(folder)
     except InputError as error:
         expected, _, remedy = error.message.rpartition("; ")
         return Finding("note", "ex4d engine", expected, remedy)
-    size_gb = sum(path.stat().st_size for path in files.all_paths()) / 1e9
-    kind = "published" if files.adapter is not None else "converted"
-    remedy = "run `ex4d models convert` once for a quicker start" if files.adapter else ""
-    return Finding("ok", "ex4d engine", f"{kind} weights, {size_gb:.1f} GB, in {folder}", remedy)
+    sizes = []
+    for files in found:
+        size_gb = sum(path.stat().st_size for path in files.all_paths()) / 1e9
+        kind = "published" if files.adapter is not None else files.config.parent.name
+        sizes.append(f"{kind} weights, {size_gb:.1f} GB")
+    remedy = ""
+    if found[-1].is_quantised:
+        remedy = (
+            "they serve the mode fast alone; `ex4d models download` fetches those of the others"
+        )
+    elif found[-1].adapter is not None:
+        remedy = "run `ex4d models convert` once for a quicker start"
+    return Finding("ok", "ex4d engine", f"{'; '.join(sizes)}; in {folder}", remedy)
 
 
 def _estimators() -> Iterator[Finding]:

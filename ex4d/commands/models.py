@@ -3,7 +3,7 @@
 ex4d models list [MODEL ...]       what is there, how large it is and under which licence
 ex4d models download [MODEL ...]   fetch what is missing, going on where it stopped
 ex4d models check [MODEL ...]      compare every file with its model by name and shape
-ex4d models convert                write the engine's files anew for a quicker start
+ex4d models convert [--fp8]        write the engine's files anew for a quicker start
 """
 
 import argparse
@@ -42,6 +42,11 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     _add_models(check, ["ex4d"])
     check.set_defaults(run=run_check)
     convert = actions.add_parser("convert", help="write the files anew for a quicker start")
+    convert.add_argument(
+        "--fp8",
+        action="store_true",
+        help="with the transformer's large layers in 8 bits: for the mode fast alone",
+    )
     convert.set_defaults(run=run_convert)
 
 
@@ -78,14 +83,16 @@ def _list_model(model: "PublishedModel", folder: Path) -> bool:
     is_complete = not model.missing_files(folder)
     if model is not EX4D_MODEL:
         return is_complete
-    converted = converted_layout(folder)
-    has_converted = _has_converted(folder)
-    if has_converted:
-        size_gb = sum(path.stat().st_size for path in converted.all_paths()) / 1e9
-        print(f"   found {size_gb:7.3f} GB  {converted.config.parent.name}/, which is used")
-    for name in lora_names(converted):
+    for is_quantised in (False, True):
+        files = converted_layout(folder, is_quantised=is_quantised)
+        if all(path.is_file() for path in files.all_paths()):
+            size_gb = sum(path.stat().st_size for path in files.all_paths()) / 1e9
+            used = "used by the mode fast" if is_quantised else "used"
+            print(f"   found {size_gb:7.3f} GB  {files.config.parent.name}/, which is {used}")
+            is_complete = True
+    for name in lora_names(converted_layout(folder)):
         print(f"   found LoRA {name}")
-    return is_complete or has_converted
+    return is_complete
 
 
 def run_download(arguments: argparse.Namespace) -> int:
@@ -115,7 +122,7 @@ def run_download(arguments: argparse.Namespace) -> int:
 
 
 def _needed_files(model: "PublishedModel", folder: Path) -> "list[PublishedFile]":
-    """Files to be fetched: none where the converted ones are there, which are used instead."""
+    """Files to be fetched: none where all modes have converted ones, which are used instead."""
     from ex4d.diffusion.wan.files import EX4D_MODEL
 
     if model is EX4D_MODEL and _has_converted(folder):
@@ -132,7 +139,7 @@ def _has_converted(folder: Path) -> bool:
 def run_check(arguments: argparse.Namespace) -> int:
     """Compare every file with its model; the first that is wrong ends it."""
     from ex4d.diffusion import check_packages
-    from ex4d.diffusion.wan.files import EX4D_MODEL, find_models
+    from ex4d.diffusion.wan.files import EX4D_MODEL, all_models
 
     folder = _folder(arguments)
     for model in _chosen(arguments):
@@ -140,8 +147,10 @@ def run_check(arguments: argparse.Namespace) -> int:
             check_packages()
             from ex4d.diffusion.wan.converting import check_models
 
-            for part in check_models(find_models(folder)):
-                print(f"ok  {part.name}: {part.detail}")
+            for files in all_models(folder):
+                print(files.config.parent)
+                for part in check_models(files):
+                    print(f"ok  {part.name}: {part.detail}")
         else:
             from ex4d.depth import check_estimator
 
@@ -161,9 +170,10 @@ def run_convert(arguments: argparse.Namespace) -> int:
 
     folder = _folder(arguments)
     with progress_bars() as task:
-        files = convert_models(find_models(folder), folder, task)
+        files = convert_models(find_models(folder), folder, task, is_quantised=arguments.fp8)
     size_gb = sum(path.stat().st_size for path in files.all_paths()) / 1e9
-    print(f"{files.config.parent}: {size_gb:.1f} GB, used from now on")
+    used = "used by the mode fast" if arguments.fp8 else "used"
+    print(f"{files.config.parent}: {size_gb:.1f} GB, {used} from now on")
     return 0
 
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from ex4d.protocol.documents import DepthInfo
+
 #: In the folder of results: what an attempt that ended early leaves to the next.
 _KEPT = ".ex4d-unfinished"
 #: What the reference adds to the nearest depth of frame 0 to get the orbit's radius.
@@ -72,6 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
     from ex4d.dwmesh import REFERENCE_RULES, build_dwmesh, write_ply
     from ex4d.footage import DepthWish, read_footage
     from ex4d.framestore import each_frame, new_frames
+    from ex4d.moves import pose
     from ex4d.raster import create_rasteriser
     from ex4d.scene import write_scene
 
@@ -79,6 +82,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     name: str = arguments.cam
     folder: Path = arguments.output_dir
+    # A wrong word shall not be found after minutes of work.
+    pose(name, 0, arguments.num_frames, 1.0 if arguments.radius is None else arguments.radius)
     wish = DepthWish(
         path=arguments.depth,
         kind=arguments.depth_kind,
@@ -129,12 +134,7 @@ def run(arguments: argparse.Namespace) -> int:
         write_video(folder / f"color_{name}.mp4", colours(), clip.frame_rate)
         pictures = (np.repeat(mask[..., None], 3, axis=-1) for mask in each_frame(masks))
         write_video(folder / f"mask_{name}.mp4", pictures, clip.frame_rate, task=task)
-    info = scene.document.depth
-    if arguments.depth is None:
-        print(f"depth by {info.source} ({info.licence})")
-    if info.refinement:
-        print(f"depth refined: {', '.join(info.refinement)}")
-    print(f"focal length {camera.fx_px:.0f} px, from: {info.focal_source}")
+    _print_sources(arguments, scene.document.depth, camera.fx_px)
     if arguments.save_camera:
         np.savez_compressed(
             folder / f"camera_{name}.npz",
@@ -145,3 +145,14 @@ def run(arguments: argparse.Namespace) -> int:
         mesh = build_dwmesh(scene.depth(0), scene.frame(0), scene.intrinsics, REFERENCE_RULES)
         write_ply(folder / "DW-Mesh.ply", mesh)
     return 0
+
+
+def _print_sources(arguments: argparse.Namespace, info: "DepthInfo", focal_px: float) -> None:
+    """Where depth and the focal length came from."""
+    if arguments.depth is None:
+        print(f"depth by {info.source} ({info.licence})")
+    if info.refinement:
+        print(f"depth refined: {', '.join(info.refinement)}")
+    is_reference = arguments.depth is not None and arguments.focal_px is None
+    source = "the reference" if is_reference else info.focal_source
+    print(f"focal length {focal_px:.0f} px, from: {source}")

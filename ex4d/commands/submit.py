@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     JobBuilder = Callable[[tuple[FileRef, ...]], JobRequest]
 
 _CONNECT_TIMEOUT_S = 30.0
+#: How long an interrupted command waits for the server to let go of the job.
+_CANCEL_TIMEOUT_S = 10.0
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -132,13 +134,20 @@ def _send(build: "JobBuilder", sources: Mapping[str, Path], output: Path) -> int
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from ex4d.client import run_until
+    from ex4d.client import ConnectionState, run_until
+    from ex4d.folders import check_free
 
+    # Before the server works for it.
+    check_free(output)
     client = _client(_remembered())
     console = Console(stderr=True)
     columns = (TextColumn("{task.description:>12}"), BarColumn(), TimeElapsedColumn())
     try:
         client.connect()
+        # Later the server may come and go; one that is not there at first is told at once.
+        run_until(
+            client, lambda: client.state is ConnectionState.READY, timeout_s=_CONNECT_TIMEOUT_S
+        )
         job = client.submit(build, sources, output)
         with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
             bar = bars.add_task("connecting", total=1.0)
@@ -147,7 +156,12 @@ def _send(build: "JobBuilder", sources: Mapping[str, Path], output: Path) -> int
                 text = job.stage or job.phase.value
                 bars.update(bar, description=text, completed=job.fraction)
 
-            run_until(client, lambda: job.is_over, on_change=show)
+            try:
+                run_until(client, lambda: job.is_over, on_change=show)
+            except KeyboardInterrupt:
+                client.cancel(job)
+                run_until(client, lambda: job.is_over, timeout_s=_CANCEL_TIMEOUT_S)
+                raise
     finally:
         client.close()
     if job.error is not None:

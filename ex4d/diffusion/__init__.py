@@ -108,11 +108,11 @@ def why_unavailable() -> str:
     """
     from ex4d.weights.files import models_folder
 
-    from .wan.files import find_models
+    from .wan.files import all_models
 
     try:
         check_packages()
-        find_models(models_folder())
+        all_models(models_folder())
     except InputError as error:
         return error.message
     return ""

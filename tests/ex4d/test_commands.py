@@ -73,6 +73,33 @@ def test_recon_keeps_the_scene_if_it_fails(footage: Path, results: Path, tmp_pat
     assert len(Scene(results / "scene")) == FRAMES
 
 
+@pytest.mark.parametrize(
+    ("wrong", "code"), [(["--cam", "61"], "move_unknown"), (["--radius", "-1"], "move_radius")]
+)
+def test_recon_refuses_a_wrong_camera_before_it_works(
+    footage: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    wrong: list[str],
+    code: str,
+) -> None:
+    assert main(recon_arguments(footage, tmp_path / "out", *wrong)) != 0
+    assert f"[{code}]" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_recon_says_whose_focal_length_it_took(
+    footage: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = recon_arguments(footage, tmp_path, "--cam", "zoom_in")
+    assert main(arguments) == 0
+    assert "focal length 60 px, from: user" in capsys.readouterr().out
+    place = arguments.index("--focal_px")
+    del arguments[place : place + 2]
+    assert main(arguments) == 0
+    assert "focal length 500 px, from: the reference" in capsys.readouterr().out
+
+
 def test_recon_leaves_a_stranger_s_folder_alone(footage: Path, tmp_path: Path) -> None:
     mine = tmp_path / "scene" / "notes.txt"
     mine.parent.mkdir()

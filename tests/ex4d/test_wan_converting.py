@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ex4d.cli import main
-from ex4d.diffusion.wan import loading
+from ex4d.diffusion.wan import fp8, loading
 from ex4d.diffusion.wan.converting import check_models, convert_models
 from ex4d.diffusion.wan.files import EX4D_MODEL, ModelFiles, find_models
 from ex4d.errors import CancelledError, InputError
@@ -51,6 +51,12 @@ def parameters(files: ModelFiles) -> dict[str, torch.Tensor]:
     }
 
 
+def adapter_of(files: ModelFiles) -> list[loading.adapter.Lora]:
+    """What is still to be added to the transformer's weights."""
+    _, lora = loading.read_adapter(files, loading.check_dit(files))
+    return [lora] if lora else []
+
+
 def test_converted_model_is_the_same(folder: Path) -> None:
     published = find_models(folder)
     before = parameters(published)
@@ -63,6 +69,69 @@ def test_converted_model_is_the_same(folder: Path) -> None:
     for name, value in before.items():
         assert after[name].dtype == value.dtype, name
         assert torch.equal(after[name], value), name
+
+
+@pytest.mark.parametrize("is_from_converted", [False, True], ids=["published", "converted"])
+def test_quantised_file_is_what_the_card_would_make(folder: Path, is_from_converted: bool) -> None:
+    source = find_models(folder)
+    if is_from_converted:
+        source = convert_models(source, folder, Task())
+    files = convert_models(source, folder, Task(), is_quantised=True)
+    assert files.is_quantised
+    shapes = loading.check_dit(files)
+    dit = loading.load_dit(files, [], device=CPU, dtype=torch.bfloat16)
+    expected = loading.load_dit(source, adapter_of(source), device=CPU, dtype=torch.bfloat16)
+    for block in expected.blocks:
+        fp8.quantise_block(block)
+    found, wanted = dit.state_dict(), expected.state_dict()
+    assert found.keys() == wanted.keys() == shapes.keys()
+    for name, value in wanted.items():
+        assert found[name].dtype == value.dtype, name
+        assert torch.equal(found[name].float(), value.float()), name
+    assert isinstance(dit.blocks[0].ffn[0], fp8.Fp8Linear)
+
+
+def test_which_files_a_mode_takes(folder: Path) -> None:
+    published = find_models(folder)
+    quantised = convert_models(published, folder, Task(), is_quantised=True)
+    assert find_models(folder) == published
+    assert find_models(folder, may_be_quantised=True) == quantised
+    converted = convert_models(published, folder, Task())
+    assert find_models(folder) == converted
+    shutil.rmtree(converted.config.parent)
+    shutil.rmtree(folder / "EX-4D")
+    assert find_models(folder, may_be_quantised=True) == quantised
+    with pytest.raises(InputError, match="found converted-fp8/ alone; choose the mode fast"):
+        find_models(folder)
+
+
+def test_quantised_files_serve_one_mode(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = convert_models(find_models(folder), folder, Task(), is_quantised=True)
+    with pytest.raises(InputError) as caught:
+        loading.load_models(files, device=CPU, dtype=torch.bfloat16)
+    assert caught.value.code == "weights_quantised"
+    # As on a card that multiplies in 8 bits.
+    monkeypatch.setattr(loading, "quantises", lambda mode, device: True)
+    monkeypatch.setattr("ex4d.diffusion.wan.modes.quantises", lambda mode, device: True)
+    models = loading.load_models(files, device=CPU, dtype=torch.bfloat16, mode="fast")
+    assert models.blocks.is_resident
+    with pytest.raises(InputError) as caught:
+        loading.load_models(files, device=CPU, dtype=torch.bfloat16, mode="fast", loras=("style",))
+    assert caught.value.code == "weights_quantised"
+
+
+def test_quantised_names_over_other_types_are_refused(folder: Path) -> None:
+    files = convert_models(find_models(folder), folder, Task(), is_quantised=True)
+    values = load_file(files.dit[0])
+    name = "blocks.0.ffn.0.weight"
+    save_file({**values, name: values[name].to(torch.bfloat16)}, files.dit[0])
+    with pytest.raises(InputError, match=f"expected {name} of torch.float8_e4m3fn") as caught:
+        loading.load_dit(files, [], device=CPU, dtype=torch.bfloat16)
+    assert caught.value.code == "checkpoint_keys"
+    del values["blocks.1.ffn.2.weight_scale"]
+    save_file(values, files.dit[0])
+    with pytest.raises(InputError, match=r"missing: blocks\.1\.ffn\.2\.weight_scale"):
+        loading.check_dit(files)
 
 
 def test_adapter_is_fused_before_rounding(folder: Path) -> None:
@@ -127,11 +196,15 @@ def test_commands(
     assert main(["models", "check"]) == 0
     assert "ok  adapter: 68 tensors" in capsys.readouterr().out
     assert main(["models", "convert"]) == 0
+    assert main(["models", "convert", "--fp8"]) == 0
     assert main(["models", "list", "ex4d"]) == 0
-    assert "converted/, which is used" in capsys.readouterr().out
+    listed = capsys.readouterr().out
+    assert "converted/, which is used\n" in listed
+    assert "converted-fp8/, which is used by the mode fast" in listed
     assert main(["models", "check"]) == 0
     assert "ok  camera encoder" in capsys.readouterr().out
     shutil.rmtree(folder / "converted")
+    shutil.rmtree(folder / "converted-fp8")
     adapter = folder / "EX-4D" / "ex4d.ckpt"
     adapter.write_bytes(adapter.read_bytes()[:1000])
     assert main(["models", "check"]) == 1

@@ -401,13 +401,12 @@ def test_machine_that_is_too_small_for_any_way_is_refused(
 def planning_engine(
     warm: WarmModels, monkeypatch: pytest.MonkeyPatch, card_gib: float, main_gib: float
 ) -> WanEngine:
-    """An engine that believes in a card, a machine and a model of 33 GB in 40 blocks."""
+    """An engine that believes in a card, a machine and the published model."""
     engine = WanEngine(SETTINGS, warm)
     monkeypatch.setattr(engine, "_device", CARD)
     monkeypatch.setattr(engine, "_memory_bytes", lambda: card_gib * 2**30)
     monkeypatch.setattr(memory, "main_memory_bytes", lambda: main_gib * 2**30)
-    monkeypatch.setattr(engine_module, "_dit_bytes", lambda *_: 33_000_000_000)
-    monkeypatch.setattr(engine_module, "_block_count", lambda _: 40)
+    monkeypatch.setattr(engine_module, "_transformer", lambda *_: memory.WAN_14B)
     return engine
 
 

@@ -1,6 +1,7 @@
 """The published model's own names and shapes, in files without values: nothing here is large."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ needs_engine()
 
 import torch
 
-from ex4d.diffusion.wan import adapter, loading, memory
+from ex4d.diffusion.wan import adapter, fp8, loading, memory
 from ex4d.diffusion.wan import engine as engine_module
 from ex4d.diffusion.wan.files import converted_layout, published_layout
 from ex4d.errors import InputError
@@ -89,18 +90,32 @@ def test_adapter_of_the_published_size(dit_shapes: dict[str, Shape], tmp_path: P
 def test_machine_that_is_too_small(dit_shapes: dict[str, Shape], tmp_path: Path) -> None:
     files = converted_layout(tmp_path)
     write_holes(files.dit[0], dit_shapes)
-    blocks = engine_module._block_count(files)
-    assert blocks == memory.WAN_14B.block_count
     halves, floats = (
-        memory.Transformer(engine_module._dit_bytes(files, dtype), blocks)
-        for dtype in (torch.bfloat16, torch.float32)
+        engine_module._transformer(files, dtype) for dtype in (torch.bfloat16, torch.float32)
     )
+    assert halves.block_count == memory.WAN_14B.block_count
     assert halves.weights_bytes == pytest.approx(memory.WAN_14B.weights_bytes, rel=0.01)
     where = {"is_quantised": False, "card_bytes": None, "main_bytes": 64 * 2.0**30}
     assert memory.plan(halves, 13_312, **where) is None
     with pytest.raises(InputError, match="expected about 68 GiB") as caught:
         memory.plan(floats, 13_312, **where)
     assert caught.value.code == "memory_too_small"
+
+
+def test_quantised_files_need_two_thirds(dit_shapes: dict[str, Shape]) -> None:
+    shapes = fp8.quantised_shapes(dit_shapes)
+    stored_bytes = sum(
+        math.prod(shape) * loading.stored_type(name, torch.bfloat16, is_quantised=True).itemsize
+        for name, shape in shapes.items()
+    )
+    share = stored_bytes / memory.WAN_14B.weights_bytes
+    assert share == pytest.approx(memory.QUANTISED_SHARE, rel=0.01)
+    # A card of 16 GiB, weights streamed, in a machine of 32.
+    where = {"is_quantised": True, "card_bytes": 16 * 2.0**30, "main_bytes": 32 * 2.0**30}
+    cap_bytes = memory.plan(memory.WAN_14B, 13_312, is_stored_quantised=True, **where)
+    assert cap_bytes == int(0.95 * 16 * 2**30)
+    with pytest.raises(InputError, match=r"GiB of main memory.*models convert --fp8"):
+        memory.plan(memory.WAN_14B, 13_312, **where)
 
 
 def test_published_shards_are_seven(tmp_path: Path) -> None:

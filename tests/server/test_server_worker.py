@@ -47,8 +47,15 @@ def with_executor(
             await executor.close()
 
     asyncio.run(main())
-    children = psutil.Process().children(recursive=True)
-    assert not [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+    assert not [child for child in psutil.Process().children(recursive=True) if is_worker(child)]
+
+
+def is_worker(process: psutil.Process) -> bool:
+    try:
+        return "spawn_main" in " ".join(process.cmdline())
+    # Also of one that has ended and was not waited for.
+    except psutil.NoSuchProcess:
+        return False
 
 
 async def run(

@@ -2,7 +2,8 @@
 """Checks the model's files by their headers, and writes them anew for a quicker start.
 
 Converted, the adapter is fused into the transformer in float32 and everything is rounded to
-bfloat16, so that a start reads half the bytes of the published files, each of them once.
+bfloat16, so that a start reads half the bytes of the published files, each of them once. The
+transformer's large layers can be put into e4m3 as well, which leaves two thirds of it.
 """
 
 import shutil
@@ -19,9 +20,8 @@ from ex4d.task import Task
 from ex4d.weights.checkpoints import Shape, tensor_shapes, tensors, write_safetensors
 from ex4d.weights.files import weights_identity
 
-from . import adapter, loading
+from . import adapter, fp8, loading
 from .files import (
-    CONVERTED_FOLDER,
     ModelFiles,
     converted_layout,
     lora_names,
@@ -70,28 +70,33 @@ def check_models(files: ModelFiles) -> Iterable[Checked]:
         yield Checked(f"LoRA {name}", f"changes {len(lora)} layers")
 
 
-def convert_models(files: ModelFiles, folder: Path, task: Task) -> ModelFiles:
+def convert_models(
+    files: ModelFiles, folder: Path, task: Task, *, is_quantised: bool = False
+) -> ModelFiles:
     """Write the converted files; they appear when all are whole.
 
     Args:
-        files: The published ones.
+        files: The published ones, or those in bfloat16.
         folder: The models folder.
         task: Told about every tensor, stage `converting`.
+        is_quantised: Put the transformer's large layers into e4m3, as the mode `fast` does.
 
     Raises:
         InputError: As `check_models`; `converted_already`; `folder_exists`; `disk_full`.
     """
-    if files.adapter is None:
-        msg = (
-            f"expected the published files, found converted ones already; remove {CONVERTED_FOLDER}"
-            "/ from the models folder to convert again"
-        )
+    target = converted_layout(folder, is_quantised=is_quantised)
+    if target.config.parent.is_dir():
+        name = target.config.parent.name
+        msg = f"expected no {name}/ yet, found one; remove it from the models folder first"
         raise InputError("converted_already", msg)
     for _ in check_models(files):
         task.check()
     shapes = loading.check_dit(files)
-    loaded = adapter.read_adapter(files.adapter, shapes)
-    camera = loaded.camera_encoder.state_dict()
+    camera_encoder, lora = loading.read_adapter(files, shapes)
+    camera = camera_encoder.state_dict()
+    dit_values = loading.fused_tensors(files, [lora] if lora else [], device=_CPU)
+    if is_quantised:
+        shapes, dit_values = fp8.quantised_shapes(shapes), fp8.quantised_tensors(dit_values)
     image_encoder = loading.check_image_encoder(files.image_encoder).state_dict()
     image_shapes = {
         loading.IMAGE_PREFIX + name: tuple(value.shape) for name, value in image_encoder.items()
@@ -99,7 +104,7 @@ def convert_models(files: ModelFiles, folder: Path, task: Task) -> ModelFiles:
     camera_shapes = {name: tuple(value.shape) for name, value in camera.items()}
     # Each written file: its shapes, and what goes into it.
     parts: dict[str, tuple[Mapping[str, Shape], Iterable[tuple[str, torch.Tensor]]]] = {
-        "dit": (shapes, loading.fused_tensors(files, [loaded.lora], device=_CPU)),
+        "dit": (shapes, dit_values),
         "camera_encoder": (camera_shapes, camera.items()),
         "text_encoder": (tensor_shapes(files.text_encoder), tensors(files.text_encoder)),
         "image_encoder": (
@@ -111,8 +116,14 @@ def convert_models(files: ModelFiles, folder: Path, task: Task) -> ModelFiles:
         ),
         "vae": (tensor_shapes(files.vae), tensors(files.vae)),
     }
+
+    def type_of(part: str, name: str) -> torch.dtype:
+        if part != "dit":
+            return _KEPT_TYPE
+        return loading.stored_type(name, _KEPT_TYPE, is_quantised=is_quantised)
+
     layouts = {
-        part: {name: (shape, _type_of(part, name)) for name, shape in part_shapes.items()}
+        part: {name: (shape, type_of(part, name)) for name, shape in part_shapes.items()}
         for part, (part_shapes, _) in parts.items()
     }
     _check_room(folder, layouts)
@@ -121,7 +132,7 @@ def convert_models(files: ModelFiles, folder: Path, task: Task) -> ModelFiles:
         "format": "pt",
         "ex4d_version": __version__,
         "base": weights_identity(files.dit[0]),
-        "adapter": weights_identity(files.adapter),
+        "adapter": weights_identity(files.adapter_file),
     }
 
     def counted(
@@ -133,7 +144,6 @@ def convert_models(files: ModelFiles, folder: Path, task: Task) -> ModelFiles:
             done += 1
             task.step("converting", done, total)
 
-    target = converted_layout(folder)
     with whole_folder(target.config.parent) as temporary:
         for part, (_, values) in parts.items():
             path = temporary / f"{part}.safetensors"
@@ -141,10 +151,6 @@ def convert_models(files: ModelFiles, folder: Path, task: Task) -> ModelFiles:
         shutil.copyfile(files.config, temporary / target.config.name)
         shutil.copytree(files.tokenizer, temporary / target.tokenizer.name)
     return target
-
-
-def _type_of(part: str, name: str) -> torch.dtype:
-    return loading.stored_type(name, _KEPT_TYPE) if part == "dit" else _KEPT_TYPE
 
 
 def _check_room(

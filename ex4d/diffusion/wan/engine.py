@@ -2,6 +2,7 @@
 """The `ex4d` engine: a take from a condition, with EX-4D's adapter on Wan2.1-I2V-14B."""
 
 import logging
+import math
 import traceback
 from collections.abc import Callable, Hashable, Iterator
 from pathlib import Path
@@ -30,6 +31,7 @@ from .files import (
     find_models,
     lora_path,
 )
+from .fp8 import has_products
 from .latent_preview import LatentPreview
 from .loading import WanModels, load_models
 from .modes import quantises
@@ -67,10 +69,14 @@ class WanEngine:
         self.settings = settings
         self._warm = warm
         self._cache = cache or user_cache_path("ex4d", appauthor=False) / "prompts"
-        self._files = find_models(models_folder())
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        # Nothing is added to weights in 8 bits.
+        may_be_quantised = (
+            settings.mode != "exact" and not settings.loras and has_products(self._device)
+        )
+        self._files = find_models(models_folder(), may_be_quantised=may_be_quantised)
         for name in settings.loras:
             lora_path(self._files, name)
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._dtype = torch.bfloat16 if self._device.type == "cuda" else torch.float32
 
     @property
@@ -78,8 +84,6 @@ class WanEngine:
         """The files that make the take, told apart by what is in them."""
         files = self._files
         base = (*files.dit, files.text_encoder, files.image_encoder, files.vae)
-        adapter = files.adapter or files.camera_encoder
-        assert adapter is not None  # noqa: S101 - one of the two is always there
         parts = [
             UsedPart(
                 role="weights",
@@ -90,7 +94,7 @@ class WanEngine:
             UsedPart(
                 role="weights",
                 name=ADAPTER_FOLDER,
-                version=weights_identity(adapter),
+                version=weights_identity(files.adapter_file),
                 licence=EX4D_MODEL.licence,
             ),
         ]
@@ -199,9 +203,10 @@ class WanEngine:
         """
         is_quantised = quantises(self.settings.mode, self._device)
         return memory.plan(
-            memory.Transformer(_dit_bytes(self._files, self._dtype), _block_count(self._files)),
+            _transformer(self._files, self._dtype),
             tokens,
             is_quantised=is_quantised,
+            is_stored_quantised=self._files.is_quantised,
             card_bytes=self._memory_bytes() if self._device.type == "cuda" else None,
             main_bytes=memory.main_memory_bytes(),
         )
@@ -311,14 +316,8 @@ def _check_mode(settings: Ex4dSettings) -> None:
             raise InputError("draft_settings", msg)
 
 
-def _dit_bytes(files: ModelFiles, dtype: torch.dtype) -> int:
-    """Of the transformer's weights in a type, by the sizes of its files."""
-    stored_bytes = sum(path.stat().st_size for path in files.dit)
-    # Published files are in float32, converted ones in bfloat16.
-    stored_type = torch.float32 if files.adapter is not None else torch.bfloat16
-    return stored_bytes * dtype.itemsize // stored_type.itemsize
-
-
-def _block_count(files: ModelFiles) -> int:
-    names = (name for path in files.dit for name in tensor_shapes(path))
-    return block_count(dict.fromkeys(names, ()))
+def _transformer(files: ModelFiles, dtype: torch.dtype) -> memory.Transformer:
+    """What counts of the transformer, not quantised, with its weights in a type."""
+    shapes = {name: shape for path in files.dit for name, shape in tensor_shapes(path).items()}
+    count = sum(math.prod(shape) for shape in shapes.values())
+    return memory.Transformer(count * dtype.itemsize, block_count(shapes))

@@ -1,9 +1,10 @@
 """The model's files: which ones, where they lie, how large they are and who made them.
 
-Two layouts are understood, both inside one models folder:
+Three layouts are understood, all inside one models folder:
 
 - as published: `Wan2.1-I2V-14B-480P/` and `EX-4D/`, exactly as they are downloaded;
-- `converted/`: what `ex4d models convert` makes of them, read once and faster.
+- `converted/`: what `ex4d models convert` makes of them, read once and faster;
+- `converted-fp8/`: the same with the transformer's large layers in 8 bits, for the mode `fast`.
 
 This module loads no torch: the server and `ex4d doctor` ask it.
 """
@@ -17,6 +18,7 @@ from ex4d.weights.files import PublishedFile, PublishedModel, model_missing
 BASE_FOLDER = "Wan2.1-I2V-14B-480P"
 ADAPTER_FOLDER = "EX-4D"
 CONVERTED_FOLDER = "converted"
+QUANTISED_FOLDER = "converted-fp8"
 LORA_FOLDER = "loras"
 
 _SHARD_COUNT = 7
@@ -71,6 +73,7 @@ class ModelFiles:
         vae: The video autoencoder.
         tokenizer: Folder of the T5 encoder's tokenizer.
         loras: Folder of the additional LoRAs.
+        is_quantised: Whether the large layers of `dit` are stored in 8 bits.
     """
 
     config: Path
@@ -82,6 +85,14 @@ class ModelFiles:
     vae: Path
     tokenizer: Path
     loras: Path
+    is_quantised: bool = False
+
+    @property
+    def adapter_file(self) -> Path:
+        """What tells one adapter from another: its file, or the part that is not fused."""
+        path = self.adapter or self.camera_encoder
+        assert path is not None  # noqa: S101 - one of the two is always there
+        return path
 
     def all_paths(self) -> tuple[Path, ...]:
         """Every file; the tokenizer by its main one."""
@@ -113,9 +124,9 @@ def published_layout(folder: Path) -> ModelFiles:
     )
 
 
-def converted_layout(folder: Path) -> ModelFiles:
+def converted_layout(folder: Path, *, is_quantised: bool = False) -> ModelFiles:
     """The files that `ex4d models convert` makes, whether they are there or not."""
-    converted = folder / CONVERTED_FOLDER
+    converted = folder / (QUANTISED_FOLDER if is_quantised else CONVERTED_FOLDER)
     return ModelFiles(
         config=converted / "config.json",
         dit=(converted / "dit.safetensors",),
@@ -126,24 +137,54 @@ def converted_layout(folder: Path) -> ModelFiles:
         vae=converted / "vae.safetensors",
         tokenizer=converted / "tokenizer",
         loras=folder / LORA_FOLDER,
+        is_quantised=is_quantised,
     )
 
 
-def find_models(folder: Path) -> ModelFiles:
-    """The converted files where there are any, else the published ones.
+def all_models(folder: Path) -> list[ModelFiles]:
+    """Every layout that can be used, the quickest to load first.
 
     Raises:
         InputError: `model_missing`, with the command that fetches them, their size and licence.
     """
-    converted = converted_layout(folder)
-    if (folder / CONVERTED_FOLDER).is_dir():
-        missing = [path for path in converted.all_paths() if not path.is_file()]
+    found = []
+    for is_quantised in (True, False):
+        files = converted_layout(folder, is_quantised=is_quantised)
+        if not files.config.parent.is_dir():
+            continue
+        missing = [path for path in files.all_paths() if not path.is_file()]
         if missing:
-            remedy = "run `ex4d models convert` again after removing what it made"
+            name = files.config.parent.name
+            remedy = f"run `ex4d models convert` again after removing {name}/"
             raise model_missing(missing, remedy)
-        return converted
-    EX4D_MODEL.require(folder)
-    return published_layout(folder)
+        found.append(files)
+    # Where they were converted, the published ones have no more use.
+    has_converted = bool(found) and not found[-1].is_quantised
+    if not has_converted and not EX4D_MODEL.missing_files(folder):
+        found.append(published_layout(folder))
+    if not found:
+        EX4D_MODEL.require(folder)
+    return found
+
+
+def find_models(folder: Path, *, may_be_quantised: bool = False) -> ModelFiles:
+    """The converted files where there are any, else the published ones.
+
+    Args:
+        folder: The models folder.
+        may_be_quantised: Whether files in 8 bits will do.
+
+    Raises:
+        InputError: `model_missing`, with the command that fetches them, their size and licence.
+    """
+    for files in all_models(folder):
+        if may_be_quantised or not files.is_quantised:
+            return files
+    msg = (
+        f"expected the model in 16 bits for this take, found {QUANTISED_FOLDER}/ alone; choose the "
+        f"mode fast and no LoRA, or run `{EX4D_MODEL.download_command}`"
+    )
+    raise InputError("model_missing", msg)
 
 
 def lora_path(files: ModelFiles, name: str) -> Path:

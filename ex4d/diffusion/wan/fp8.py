@@ -5,18 +5,21 @@ Each row of a weight (an output channel) and each row of an input (a token) has 
 that one outlier costs its own row alone. Weights are quantised once, inputs on the fly.
 """
 
+from collections.abc import Iterable, Iterator
+
 import torch
 from torch import Tensor, nn
 
 from ex4d.errors import InputError
 
-from .fused import QuantisedRows, quantise_rows
+from .fused import FP8, QuantisedRows, quantise_rows
 
 #: Ada and Hopper brought fp8 products.
 _CAPABILITY = (8, 9)
 #: Of a block: what every step multiplies by. Keys and values of the context are made once a take.
 _LAYERS = ("self_attn.q", "self_attn.k", "self_attn.v", "self_attn.o", "cross_attn.q",
            "cross_attn.o", "ffn.0", "ffn.2")  # fmt: skip
+_SCALE_SUFFIX = "_scale"
 
 
 def has_products(device: torch.device) -> bool:
@@ -73,12 +76,54 @@ class Fp8Linear(nn.Module):
         )
 
 
+def quantised_type(name: str) -> torch.dtype | None:
+    """The type of one of the DiT's tensors whose value or type quantising changes; None of others.
+
+    Args:
+        name: Of the tensor, for example `blocks.0.ffn.2.weight` or `blocks.0.ffn.2.weight_scale`.
+    """
+    parts = name.split(".")
+    if parts[0] != "blocks" or ".".join(parts[2:-1]) not in _LAYERS:
+        return None
+    return {"weight": FP8, f"weight{_SCALE_SUFFIX}": torch.float32}.get(parts[-1])
+
+
+def quantised_shapes(shapes: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """Shapes of the DiT's tensors after quantising: a scale beside each large weight."""
+    found = {}
+    for name, shape in shapes.items():
+        found[name] = shape
+        if quantised_type(name) is not None:
+            found[name + _SCALE_SUFFIX] = (shape[0], 1)
+    return found
+
+
+def quantised_tensors(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+    """The DiT's tensors after quantising: what `quantise_block` makes of them in bfloat16."""
+    for name, value in tensors:
+        if quantised_type(name) is None:
+            yield name, value
+            continue
+        rows = quantise_rows(value.bfloat16())
+        yield name, rows.values
+        yield name + _SCALE_SUFFIX, rows.scale
+
+
+def is_quantised(names: Iterable[str]) -> bool:
+    """Whether a DiT with tensors of these names has been quantised."""
+    return any(name.endswith(_SCALE_SUFFIX) and quantised_type(name) for name in names)
+
+
 def quantise_block(block: nn.Module) -> None:
     """Replace the large linear layers of a DiT's block by `Fp8Linear`, in place.
+
+    Layers that have been replaced stay as they are.
 
     All that is float32 in the model, time and head, lies outside the blocks.
     """
     for path in _LAYERS:
         parent, _, name = path.rpartition(".")
         module = block.get_submodule(parent)
-        setattr(module, name, Fp8Linear(getattr(module, name)))
+        layer = getattr(module, name)
+        if not isinstance(layer, Fp8Linear):
+            setattr(module, name, Fp8Linear(layer))

@@ -19,7 +19,7 @@ from torch import nn
 from ex4d.errors import InputError
 from ex4d.weights.checkpoints import Shape, check_names_and_shapes, tensor_shapes, tensors
 
-from . import adapter
+from . import adapter, fp8
 from .files import ModelFiles, lora_path
 from .modes import Mode, PreparedDit, prepare, quantises
 
@@ -90,14 +90,21 @@ def load_models(
         on_tensor: Told how many of how many tensors are in place; may raise to stop.
 
     Raises:
-        InputError: `checkpoint_keys`, `checkpoint_damaged`, `lora_missing`, `lora_invalid`, or of
-            `modes.prepare`.
+        InputError: `checkpoint_keys`, `checkpoint_damaged`, `lora_missing`, `lora_invalid`,
+            `weights_quantised`, or of `modes.prepare`.
     """
+    in_8_bits = quantises(mode, device)
+    if files.is_quantised and (loras or not in_8_bits):
+        msg = (
+            f"expected weights in 16 bits for the mode {mode} with {len(loras)} LoRAs, found "
+            f"{files.dit[0].parent.name}; choose fast without LoRAs, or other files"
+        )
+        raise InputError("weights_quantised", msg)
     dit_shapes = check_dit(files)
     vae = check_vae(files.vae)
     image_encoder = check_image_encoder(files.image_encoder)
     added = [adapter.read_lora(lora_path(files, name), dit_shapes) for name in loras]
-    camera_encoder, own_lora = _read_adapter(files, dit_shapes)
+    camera_encoder, own_lora = read_adapter(files, dit_shapes)
     all_loras = [own_lora, *added] if own_lora else added
     done = 0
     total = len(dit_shapes) + len(vae.state_dict()) + len(image_encoder.state_dict())
@@ -107,8 +114,8 @@ def load_models(
         done += 1
         on_tensor(done, total)
 
-    # What is quantised or streamed would not fit on a small card at once as it is read.
-    passes_main_memory = memory_cap_bytes is not None or quantises(mode, device)
+    # What is streamed, or still to be quantised, would not fit on a small card as it is read.
+    passes_main_memory = memory_cap_bytes is not None or (in_8_bits and not files.is_quantised)
     home = torch.device("cpu") if passes_main_memory else device
     dit = load_dit(files, all_loras, device=home, dtype=dtype, on_tensor=count)
     _fill(vae.model, tensors(files.vae), device=device, dtype=dtype, on_tensor=count)
@@ -169,8 +176,12 @@ def load_dit(
     loras = list(loras)
     state: dict[str, torch.Tensor] = {}
     for name, value in fused_tensors(files, loras, device=device):
+        kept_type = stored_type(name, dtype, is_quantised=files.is_quantised)
+        if fp8.FP8 in (kept_type, value.dtype) and kept_type != value.dtype:
+            msg = f"expected {name} of {kept_type}, found {value.dtype}; convert the model again"
+            raise InputError("checkpoint_keys", msg)
         # Rounded where it shall be: a card is quicker at it.
-        state[name] = value.to(device).to(stored_type(name, dtype))
+        state[name] = value.to(device).to(kept_type)
         on_tensor()
     model.load_state_dict(state, assign=True)
     return _frozen(model)
@@ -199,8 +210,10 @@ def fused_tensors(
         raise InputError("lora_not_fused", msg)
 
 
-def stored_type(name: str, dtype: torch.dtype) -> torch.dtype:
+def stored_type(name: str, dtype: torch.dtype, *, is_quantised: bool = False) -> torch.dtype:
     """The type that the transformer's weight `name` is kept in, where others are in `dtype`."""
+    if is_quantised and (own_type := fp8.quantised_type(name)) is not None:
+        return own_type
     return torch.float32 if name.startswith(FLOAT32_PARTS) else dtype
 
 
@@ -251,6 +264,9 @@ def build_dit(config: Mapping[str, Any], shapes: Mapping[str, Shape]) -> Any:
         )
         # diffsynth knows the published encoder's width alone.
         model.img_emb = wan_video_dit.MLP(clip_dim, dim)
+        if fp8.is_quantised(shapes):
+            for block in model.blocks:
+                fp8.quantise_block(block)
     # No weights but a table, which must have values.
     model.freqs = wan_video_dit.precompute_freqs_cis_3d(dim // heads)
     return model
@@ -365,9 +381,14 @@ def check_text_encoder(path: Path) -> nn.Module:
     return model
 
 
-def _read_adapter(
+def read_adapter(
     files: ModelFiles, dit_shapes: Mapping[str, Shape]
 ) -> tuple[adapter.CameraEncoder, adapter.Lora | None]:
+    """The camera encoder, and what is still to be added to the transformer's weights.
+
+    Raises:
+        InputError: `checkpoint_keys`, `checkpoint_damaged` or `lora_not_fused`.
+    """
     if files.camera_encoder is not None:
         adapter.check_camera_encoder(files.camera_encoder, dit_shapes)
         return adapter.camera_encoder_of(dict(tensors(files.camera_encoder))), None

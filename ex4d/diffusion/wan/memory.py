@@ -13,8 +13,10 @@ OVERHEAD_BYTES = 4 << 30
 #: Of a card's memory and of the machine's, what the engine may take.
 _CARD_SHARE = 0.95
 _MAIN_SHARE = 0.8
-#: Of the transformer's weights in 8 bits against those in 16.
-_QUANTISED_SHARE = 0.52
+#: Of the transformer's bytes once its large layers are in 8 bits: a quarter of the weights, which
+#: make keys and values of the context, once a take, stay in 16.
+QUANTISED_SHARE = 0.65
+_SMALLER = "choose fast, a smaller size or a larger machine"
 #: Blocks of the transformer on the card at once, at least.
 _LEAST_BLOCKS = 2
 
@@ -24,7 +26,7 @@ class Transformer:
     """What counts of it.
 
     Attributes:
-        weights_bytes: All of them, not quantised.
+        weights_bytes: All of them, before any are quantised.
         block_count: Of its blocks, which hold nearly all.
     """
 
@@ -41,6 +43,7 @@ def plan(
     tokens: int,
     *,
     is_quantised: bool,
+    is_stored_quantised: bool = False,
     card_bytes: float | None,
     main_bytes: float,
 ) -> int | None:
@@ -49,7 +52,8 @@ def plan(
     Args:
         transformer: The model's.
         tokens: Of the video.
-        is_quantised: Whether its layers are in 8 bits.
+        is_quantised: Whether its layers are in 8 bits when they compute.
+        is_stored_quantised: Whether they are in its files already.
         card_bytes: Of the card; None where the processor computes.
         main_bytes: Of the machine.
 
@@ -58,7 +62,7 @@ def plan(
     """
     weights_bytes = transformer.weights_bytes
     if is_quantised:
-        weights_bytes = int(_QUANTISED_SHARE * weights_bytes)
+        weights_bytes = int(QUANTISED_SHARE * weights_bytes)
     beside_bytes = tokens * BYTES_PER_TOKEN + OVERHEAD_BYTES
     usable_main_bytes = _MAIN_SHARE * main_bytes
     if card_bytes is None:
@@ -70,10 +74,15 @@ def plan(
     if not fits:
         least_bytes = beside_bytes + _LEAST_BLOCKS * weights_bytes / transformer.block_count
         _check_room("on the card", least_bytes, usable_bytes)
-    if is_quantised or not fits:
+    stored_bytes = weights_bytes if is_stored_quantised else transformer.weights_bytes
+    if stored_bytes > weights_bytes or not fits:
         # They are read there as they are stored.
         where = "of main memory, through which the weights go,"
-        _check_room(where, transformer.weights_bytes, usable_main_bytes)
+        remedy = _SMALLER
+        if is_quantised and not is_stored_quantised:
+            share = f"{QUANTISED_SHARE:.0%} of it do after `ex4d models convert --fp8`"
+            remedy = f"take a machine with more ({share})"
+        _check_room(where, stored_bytes, usable_main_bytes, remedy)
     return None if fits else int(usable_bytes)
 
 
@@ -84,7 +93,9 @@ def main_memory_bytes() -> float:
     return float(os.sysconf("SC_PAGE_SIZE")) * os.sysconf("SC_PHYS_PAGES")
 
 
-def _check_room(where: str, needed_bytes: float, usable_bytes: float) -> None:
+def _check_room(
+    where: str, needed_bytes: float, usable_bytes: float, remedy: str = _SMALLER
+) -> None:
     """Refuse a take that cannot fit.
 
     Raises:
@@ -93,7 +104,6 @@ def _check_room(where: str, needed_bytes: float, usable_bytes: float) -> None:
     if needed_bytes > usable_bytes:
         msg = (
             f"expected about {needed_bytes / 2**30:.0f} GiB {where} for this take, found "
-            f"{usable_bytes / 2**30:.0f} that may be used; choose fast, a smaller size or a larger "
-            "machine"
+            f"{usable_bytes / 2**30:.0f} that may be used; {remedy}"
         )
         raise InputError("memory_too_small", msg)

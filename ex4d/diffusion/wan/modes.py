@@ -162,7 +162,8 @@ def prepare(
     if mode not in MODES:
         raise InputError("mode_unknown", f"expected a mode of {', '.join(MODES)}, found {mode!r}")
     is_quantised = quantises(mode, device)
-    dtype = dit.blocks[0].self_attn.q.weight.dtype
+    # Of a layer that is never quantised.
+    dtype = dit.blocks[0].cross_attn.k.weight.dtype
     chosen = choose_attention(device, dtype, attention)
     dit.requires_grad_(requires_grad=False)
     for name, child in dit.named_children():
