@@ -24,7 +24,7 @@ class _Summary(msgspec.Struct):
 
 
 def describe(strip: bpy.types.Strip) -> str:
-    """Engine, seed and settings of a take in a line."""
+    """Settings and seed of a take in a line; its name has the engine."""
     try:
         summary = msgspec.json.decode(str(strip[strips.DOCUMENT_PROPERTY]), type=_Summary)
     except ValueError:
