@@ -310,6 +310,37 @@ def shows_the_strips(window: Window) -> Steps:
     assert marked_share(preview) < 0.001, "the take shows what it should have filled"
 
 
+def plays_the_strips(window: Window) -> Steps:
+    """Space over the preview plays the take, Space again stops it."""
+    area = window.area("SEQUENCE_EDITOR", "PREVIEW")
+    region, scene = window.region("PREVIEW", area), bpy.context.scene
+    yield from window.move_over("PREVIEW", area)
+    before, start = window.crop(window.picture("5_still"), region), scene.frame_current
+    yield from window.key("SPACE")
+    assert window.window.screen.is_animation_playing
+    yield from window.wait_for(lambda: scene.frame_current != start, "another frame")
+    yield from window.key("SPACE")
+    assert not window.window.screen.is_animation_playing
+    yield SETTLE_S
+    after = window.crop(window.picture("5_played"), region)
+    assert (before != after).any(axis=-1).mean() > 0.01, "the take stands still"
+
+
+def fills_the_window(window: Window) -> Steps:
+    """Ctrl + Space over the 3D view, and back: the tab stays."""
+    yield from window.move_over()
+    narrow_px = window.region().width
+    yield from window.key("SPACE", ctrl=True)
+    assert window.region().width > narrow_px
+    assert window.region("UI").active_panel_category == "EX-4D"
+    yield SETTLE_S
+    window.picture("5_full")
+    yield from window.move_over()
+    yield from window.key("SPACE", ctrl=True)
+    assert window.region().width == narrow_px
+    assert window.region("UI").active_panel_category == "EX-4D"
+
+
 def makes_it_again(window: Window) -> Steps:
     """Generate Again, and the file is saved and opened anew meanwhile."""
     first = takes()[0].name
@@ -405,6 +436,8 @@ if __name__ == "__main__":
             generates,
             fits_the_sidebar,
             shows_the_strips,
+            plays_the_strips,
+            fills_the_window,
             makes_it_again,
             looks_at_the_next_take,
             undoes_and_redoes_the_take,
