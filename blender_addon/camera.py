@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """From an animated Blender camera to a trajectory: what Blender would render, frame by frame."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import bpy
 import numpy as np
 from mathutils import Matrix
@@ -20,10 +23,11 @@ def sample_trajectory(
     *,
     frame_start: int | None = None,
     frame_end: int | None = None,
+    frame_step: int = 1,
     width_px: int | None = None,
     height_px: int | None = None,
 ) -> TrajectoryDocument:
-    """Sample the camera at each frame as Blender evaluates it: animation, constraints, parents.
+    """Sample the camera frame by frame as Blender evaluates it: animation, constraints, parents.
 
     The picture is framed as Blender would frame it at a resolution of `width_px` x `height_px`
     with the pixel aspect of the scene. Before the clip's first frame and after its last one, the
@@ -36,6 +40,7 @@ def sample_trajectory(
             the take, where another shot's may follow, the last one stays.
         frame_start: First frame; `shots.take_frames` where absent.
         frame_end: Last frame; both must be given to replace it.
+        frame_step: Every how many frames there is a pose.
         width_px: Of the output; the clip's size where it or the height is absent.
         height_px: As above.
 
@@ -55,18 +60,34 @@ def sample_trajectory(
         cameras = _cameras_by_frame(context, shot, frame_start, frame_end)
     else:
         cameras = [required_camera(context, shot, camera)] * (frame_end - frame_start + 1)
+    frames = range(frame_start, frame_end + 1, frame_step)
     poses: list[CameraPose] = []
-    shown, shown_subframe = scene.frame_current, scene.frame_subframe
-    # Markers switch it on each frame, and not back to one that no marker binds.
-    active_camera = scene.camera
-    try:
-        for frame, seen_through in enumerate(cameras, frame_start):
+    with frame_and_camera_kept(scene):
+        for frame, seen_through in zip(frames, cameras[::frame_step], strict=True):
             scene.frame_set(frame)
             poses.append(evaluated_pose(context, shot, seen_through, width_px, height_px))
-    finally:
-        scene.frame_set(shown, subframe=shown_subframe)
-        scene.camera = active_camera
     return TrajectoryDocument(width_px=width_px, height_px=height_px, poses=tuple(poses))
+
+
+@contextmanager
+def frame_and_camera_kept(scene: bpy.types.Scene) -> Iterator[None]:
+    """Show the scene's present frame again at the end, through the camera that it has now.
+
+    Markers switch the camera on each frame that is set, the present one included, and not back to
+    one that no marker binds.
+    """
+    frame, subframe, active_camera = scene.frame_current, scene.frame_subframe, scene.camera
+    try:
+        yield
+    finally:
+        scene.frame_set(frame, subframe=subframe)
+        scene.camera = active_camera
+
+
+def show_frame_again(scene: bpy.types.Scene) -> None:
+    """Evaluate the present frame anew, after keys have changed."""
+    with frame_and_camera_kept(scene):
+        pass
 
 
 def _cameras_by_frame(

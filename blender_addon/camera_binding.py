@@ -50,6 +50,20 @@ def stretches(
     return found
 
 
+def cameras_between(
+    scene: bpy.types.Scene, shot: bpy.types.Object, first: int, last: int
+) -> list[bpy.types.Camera]:
+    """What a take of these frames is seen through, each once; cameras of other shots left out."""
+    found = [
+        stretch.camera.data
+        for stretch in stretches(scene, shot, first, last)
+        if stretch.camera is not None
+        and stretch.camera.type == "CAMERA"
+        and not is_of_another_shot(stretch.camera, shot)
+    ]
+    return list(dict.fromkeys(found))
+
+
 def _bindings(scene: bpy.types.Scene) -> list[tuple[int, bpy.types.Object]]:
     """Frames from which on a camera is bound, in order."""
     bound: dict[int, bpy.types.Object] = {}

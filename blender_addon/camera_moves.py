@@ -14,6 +14,7 @@ from . import axes, camera_binding, compat
 from ._vendor import moves
 from ._vendor.errors import Ex4dError, InputError
 from ._vendor.protocol.documents import MAX_FRAMES
+from .camera import show_frame_again
 from .shots import NeedsShot, active_shot
 
 #: How far the keyed path may be from the exact one: places against the radius, angles in radians,
@@ -390,7 +391,7 @@ class EX4D_OT_add_move(NeedsShot, bpy.types.Operator):
         except Ex4dError as error:
             self.report({"ERROR"}, error.message)
             return {"CANCELLED"}
-        scene.frame_set(scene.frame_current, subframe=scene.frame_subframe)
+        show_frame_again(scene)
         self.report({"INFO"}, f"{key_count} keys from frame {frame_start}")
         return {"FINISHED"}
 

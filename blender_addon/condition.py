@@ -18,11 +18,11 @@ from ._vendor.errors import Ex4dError, InputError
 from ._vendor.protocol.documents import CameraPose
 from .imports import UNFORESEEN, in_scene
 from .redraw import redraw_views
-from .shots import active_shot
+from .shots import active_shot, scene_step, skipped_frames
 
 #: The longer side of the picture.
 SIDE_PX = 256
-#: What the picture says of itself; previews have the name of a shot there.
+#: What the picture says of itself; previews have the number of a shot there.
 _MARK = "EX-4D condition"
 #: Rows of it that are coloured at once: about 2 ms.
 _BAND_ROWS = 64
@@ -193,6 +193,15 @@ def _view(context: bpy.types.Context) -> View | None:
     if shot is None:
         return None
     scene = context.scene
+    skipped = skipped_frames(scene, scene.frame_current)
+    if skipped:
+        frame = scene.frame_current
+        message = (
+            f"expected a frame that a take shows, found {frame}, which the scene's Step of "
+            f"{scene.frame_step} leaves out; go to {frame + skipped - scene_step(scene)} or "
+            f"{frame + skipped}"
+        )
+        raise InputError("frame_left_out", message)
     bound = camera_binding.camera_at(scene, shot, scene.frame_current)
     viewer = camera.required_camera(context, shot, bound)
     refusal = camera_pictures.refusal(viewer.data)

@@ -38,8 +38,8 @@ _HEADER = struct.Struct("<12siiffi")
 class Coverage:
     """What is known of a camera path before it is sent."""
 
-    #: Of the first entry of `unseen`.
-    frame_start: int
+    #: Of the entries of `unseen`, on the timeline.
+    frames: range
     #: Share of each frame that the video never saw, 0..1.
     unseen: tuple[float, ...]
     #: Frames whose camera lies behind the surface that the video saw.
@@ -50,7 +50,7 @@ class Coverage:
     @property
     def worst_frame(self) -> int:
         """The frame with the largest share."""
-        return self.frame_start + int(np.argmax(self.unseen))
+        return self.frames[int(np.argmax(self.unseen))]
 
 
 @dataclass(eq=False)
@@ -151,7 +151,7 @@ class CoarseMesh:
 def measure(
     mesh: CoarseMesh,
     trajectory: TrajectoryDocument,
-    frame_start: int,
+    frames: range,
     signature: str,
 ) -> Generator[float, None, Coverage]:
     """Measure a whole path, a slice at a time.
@@ -159,7 +159,7 @@ def measure(
     Args:
         mesh: Of the shot.
         trajectory: The camera's path.
-        frame_start: Of the trajectory's first pose.
+        frames: Of the trajectory's poses, on the timeline.
         signature: Kept in the result.
 
     Yields:
@@ -183,8 +183,8 @@ def measure(
             yield index / count
         unseen.append(share)
         if is_inside:
-            behind.append(frame_start + index)
-    return Coverage(frame_start, tuple(unseen), tuple(behind), signature)
+            behind.append(frames[index])
+    return Coverage(frames, tuple(unseen), tuple(behind), signature)
 
 
 def _measure_frame(

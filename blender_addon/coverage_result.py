@@ -27,8 +27,9 @@ def write_result(scene: bpy.types.Scene, shot: bpy.types.Object, found: coverage
     curve.keyframe_points.add(len(found.unseen))
     for index, share in enumerate(found.unseen):
         point = curve.keyframe_points[index]
-        point.co = (found.frame_start + index, share)
-        point.interpolation = "LINEAR"
+        point.co = (found.frames[index], share)
+        # With a Step, the strip holds each picture until the next.
+        point.interpolation = "LINEAR" if found.frames.step == 1 else "CONSTANT"
     curve.update()
     markers = scene.timeline_markers
     for marker in [marker for marker in markers if marker.name.startswith(MARKER)]:
@@ -37,7 +38,7 @@ def write_result(scene: bpy.types.Scene, shot: bpy.types.Object, found: coverage
             markers.remove(marker)
     for index in worst_indices(found.unseen):
         name = f"{MARKER}{found.unseen[index]:.0%} unseen"
-        markers.new(name, frame=found.frame_start + index)
+        markers.new(name, frame=found.frames[index])
 
 
 def worst_indices(unseen: tuple[float, ...]) -> list[int]:

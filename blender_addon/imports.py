@@ -10,7 +10,7 @@ from pathlib import Path
 
 import bpy
 
-from . import scene_import, scene_jobs, strips
+from . import scene_import, scene_jobs, shot_ids, strips
 from ._vendor.errors import Ex4dError, InputError
 from ._vendor.protocol.messages import GenerateJob
 from .jobs import Job, JobBoard, Stage
@@ -122,14 +122,19 @@ def _add_take(jobs: JobBoard, job: Job) -> None:
     jobs.finish(job, Stage.FAILED, UNFORESEEN)
     try:
         with in_scene(job.scene_uid):
-            shot = bpy.data.objects.get(job.record.shot_name)
+            shot_ids.ensure()
+            owner = (job.record.shot_id, job.record.shot_name)
+            # A deleted one may live on: its take still has a place on the timeline.
+            shot = shot_ids.find(bpy.context.scene.objects, *owner)
+            shot = shot or shot_ids.find(bpy.data.objects, *owner)
             if shot is None:
                 message = (
                     f"expected the shot {job.record.shot_name!r} for the take, found none; the "
                     f"frames are in {job.folder}"
                 )
                 raise InputError("shot_gone", message)
-            strips.add_take_strips(bpy.context, shot, job.folder)
+            step = job.record.frame_step
+            strips.add_take_strips(bpy.context, shot, job.folder, frame_step=step)
             bpy.ops.ed.undo_push(message=f"Add {job.record.title}")
     except (Ex4dError, OSError) as error:
         jobs.finish(job, Stage.FAILED, _readable(error))

@@ -43,8 +43,12 @@ class JobRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     sources: dict[str, str]
     #: Where the results go.
     folder: str
-    #: Name of the shot's object for a take; empty for a scene.
+    #: Of the shot for a take; empty for a scene, and in records of older versions.
+    shot_id: str = ""
+    #: Name of the shot's object when the job was started; empty for a scene.
     shot_name: str = ""
+    #: Every how many frames of the Blender scene a take has a picture.
+    frame_step: int = 1
 
 
 class Stage(Enum):

@@ -15,6 +15,7 @@ from mathutils import Euler, Matrix, Quaternion, Vector
 
 from . import camera_binding, camera_moves, compat
 from ._vendor.errors import Ex4dError, InputError
+from .camera import show_frame_again
 from .shots import NeedsShot, active_shot, take_frames
 
 #: A camera shows the source's own view if that moves no pixel farther; as the server has it.
@@ -41,9 +42,14 @@ def is_plain(shot: bpy.types.Object, camera: bpy.types.Object | None) -> bool:
         return False
     return not any(
         owner.animation_data is not None
-        and (len(owner.animation_data.drivers) or len(owner.animation_data.nla_tracks))
+        and (_moves_it(owner.animation_data.drivers) or len(owner.animation_data.nla_tracks))
         for owner in (camera, camera.data)
     )
+
+
+def _moves_it(drivers: bpy.types.bpy_prop_collection) -> bool:
+    # A take behind the camera may have one, which changes nothing else.
+    return any(not curve.data_path.startswith("background_images") for curve in drivers)
 
 
 def state_at(camera: bpy.types.Object, frame: float) -> CameraState:
@@ -219,8 +225,7 @@ class EX4D_OT_add_lead_in(NeedsShot, bpy.types.Operator):
         except Ex4dError as error:
             self.report({"ERROR"}, error.message)
             return {"CANCELLED"}
-        scene = context.scene
-        scene.frame_set(scene.frame_current, subframe=scene.frame_subframe)
+        show_frame_again(context.scene)
         self.report({"INFO"}, f"{key_count} keys from frame {first} to {first + count}")
         return {"FINISHED"}
 

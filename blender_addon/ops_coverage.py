@@ -12,7 +12,7 @@ from . import camera_binding, compat, coverage, coverage_result, lead_in, ops_jo
 from ._vendor.errors import InputError
 from .coverage_result import MOSTLY
 from .ops_connection import StartOperator
-from .shots import NeedsShot, active_shot, required_shot, take_frames
+from .shots import NeedsShot, active_shot, required_shot, sampled_frames, take_frames
 from .sidebar import Sidebar
 from .wording import draw_text
 
@@ -35,7 +35,8 @@ def path_signature(context: bpy.types.Context, shot: bpy.types.Object) -> str:
             _add_camera(digest, stretch.camera)
     chosen, clip, render = scene.ex4d_generate, shot.ex4d_shot, scene.render
     size = (chosen.engine, chosen.size, chosen.width_px, chosen.height_px, chosen.length)
-    frames = (scene.frame_start, scene.frame_end, clip.frame_start, clip.frame_count)
+    range_of_scene = (scene.frame_start, scene.frame_end, scene.frame_step)
+    frames = (*range_of_scene, clip.frame_start, clip.frame_count)
     view = (
         *(render.resolution_x, render.resolution_y, render.resolution_percentage),
         *(render.pixel_aspect_x, render.pixel_aspect_y, clip.field_of_view),
@@ -146,14 +147,13 @@ class EX4D_OT_check_coverage(NeedsShot, StartOperator):
         """Sample the path and begin; a check that is under way is dropped."""
         shot = required_shot(context)
         trajectory = ops_jobs.take_trajectory(context, shot)
-        first, _ = take_frames(context, shot)
         check = coverage.CoverageCheck(
             context.scene.session_uid,
             shot.session_uid,
             coverage.measure(
                 coverage.mesh_of(shot),
                 trajectory,
-                first,
+                sampled_frames(context, shot),
                 path_signature(context, shot),
             ),
         )

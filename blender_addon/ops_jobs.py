@@ -8,7 +8,7 @@ from pathlib import Path
 
 import bpy
 
-from . import camera, field_of_view, paths, preferences, pump, runtime, scene_jobs
+from . import camera, field_of_view, paths, preferences, pump, runtime, scene_jobs, shot_ids
 from ._vendor.client import JobPhase
 from ._vendor.errors import InputError
 from ._vendor.protocol.documents import EngineSettings, TrajectoryDocument
@@ -16,7 +16,7 @@ from ._vendor.protocol.messages import GenerateJob
 from .jobs import ENDED, Job, JobRecord, Stage, server_id
 from .ops_connection import OperatorBase, StartOperator, wait_until
 from .scene_files import DOCUMENT_NAME, SEQUENCES
-from .shots import check_frame_step, has_shot, required_shot, take_frames
+from .shots import has_shot, required_shot, sampled_frames, scene_step
 
 #: A script that waits longer than this for a job would rather submit it and come back.
 JOB_TIMEOUT_S = 24 * 3600.0
@@ -99,7 +99,9 @@ class EX4D_OT_generate(JobOperator):
         """
         shot = required_shot(context)
         trajectory = take_trajectory(context, shot)
-        return take_record(context, shot, trajectory, context.scene.ex4d_generate.engine_settings())
+        scene = context.scene
+        settings = scene.ex4d_generate.engine_settings()
+        return take_record(context, shot, trajectory, settings, frame_step=scene_step(scene))
 
 
 def take_record(
@@ -107,12 +109,22 @@ def take_record(
     shot: bpy.types.Object,
     trajectory: TrajectoryDocument,
     engine_settings: EngineSettings,
+    *,
+    frame_step: int,
 ) -> JobRecord:
     """The job that makes a take of a shot.
+
+    Args:
+        context: Its scene waits for the take.
+        shot: What the take is of.
+        trajectory: Of the camera.
+        engine_settings: What the engine is told.
+        frame_step: Every how many frames the trajectory has a pose.
 
     Raises:
         InputError: If the scene's files are gone.
     """
+    shot_ids.ensure()
     request_id, title = uuid.uuid4().hex, f"{shot.name} take"
     cache = preferences.get(context).cache
     return JobRecord(
@@ -122,7 +134,9 @@ def take_record(
         request=GenerateJob(scene=(), trajectory=trajectory, settings=engine_settings),
         sources=take_sources(shot.ex4d_shot),
         folder=str(paths.results_folder("takes", title, request_id, cache)),
+        shot_id=shot.ex4d_shot.shot_id,
         shot_name=shot.name,
+        frame_step=frame_step,
     )
 
 
@@ -130,17 +144,17 @@ def take_trajectory(context: bpy.types.Context, shot: bpy.types.Object) -> Traje
     """The camera's path in the size and over the frames that the panel asks for.
 
     Raises:
-        InputError: `take_size`, `frame_step`, or if the camera cannot be sampled.
+        InputError: `take_size`, `range_empty`, or if the camera cannot be sampled.
     """
-    check_frame_step(context.scene)
     chosen = context.scene.ex4d_generate
     width_px, height_px = chosen.size_px(shot.ex4d_shot.width_px, shot.ex4d_shot.height_px)
-    first, last = take_frames(context, shot)
+    frames = sampled_frames(context, shot)
     return camera.sample_trajectory(
         context,
         shot,
-        frame_start=first,
-        frame_end=first + chosen.frame_count(last - first + 1) - 1,
+        frame_start=frames[0],
+        frame_end=frames[-1],
+        frame_step=frames.step,
         width_px=width_px,
         height_px=height_px,
     )

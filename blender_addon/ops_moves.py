@@ -8,6 +8,7 @@ from mathutils import Vector
 
 from . import camera_binding, camera_moves, compat, picking
 from ._vendor.errors import InputError
+from .camera import show_frame_again
 from .ops_connection import OperatorBase
 from .shots import NeedsShot, active_shot, take_frames
 
@@ -158,8 +159,7 @@ class EX4D_OT_add_shake(_OnShot):
             noise.use_restricted_range = True
             noise.frame_start, noise.frame_end = first, 1_000_000.0
             noise.blend_in = _BLEND_IN_FRAMES
-        scene = context.scene
-        scene.frame_set(scene.frame_current, subframe=scene.frame_subframe)
+        show_frame_again(context.scene)
 
 
 register, unregister = bpy.utils.register_classes_factory((EX4D_OT_set_pivot, EX4D_OT_add_shake))

@@ -8,17 +8,16 @@ book-keeping.
 # Blender 4.5 renamed the classes of strips, so that annotations must not be evaluated.
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import bpy
 import msgspec
 
-from . import compat, field_of_view, ops_jobs, strips
+from . import camera_binding, camera_pictures, compat, ops_jobs, shot_ids, strips
 from ._vendor.errors import InputError
 from ._vendor.protocol.documents import Ex4dSettings, TakeDocument
 from .ops_connection import OperatorBase
-from .scene_files import DOCUMENT_NAME, stored_path
+from .scene_files import stored_path
 from .shots import active_shot
 
 _SUBFOLDERS = ("frames", "color", "mask")
@@ -40,16 +39,10 @@ def chosen_take(context: bpy.types.Context) -> bpy.types.Strip | None:
     if shot is None:
         return None
     index = scene.ex4d_take_index
-    if 0 <= index < len(found) and strips.is_take(found[index], shot.name):
+    if 0 <= index < len(found) and strips.is_take(found[index], shot):
         return found[index]
-    takes = strips.takes_of(scene, shot.name)
+    takes = strips.takes_of(scene, shot)
     return takes[-1] if takes else None
-
-
-def shot_name_of(context: bpy.types.Context, strip: bpy.types.Strip) -> str:
-    """Name of the shot that a take is of; takes of older versions do not say it."""
-    shot = active_shot(context)
-    return strip.get(strips.SHOT_PROPERTY) or ("" if shot is None else shot.name)
 
 
 def shot_of(context: bpy.types.Context, strip: bpy.types.Strip) -> bpy.types.Object:
@@ -58,12 +51,15 @@ def shot_of(context: bpy.types.Context, strip: bpy.types.Strip) -> bpy.types.Obj
     Raises:
         InputError: `shot_gone`.
     """
-    name = shot_name_of(context, strip)
-    shot = context.scene.objects.get(name)
-    if shot is None or not shot.ex4d_shot.is_shot:
-        message = f"expected the shot {name!r} of {strip.name}, found none; import its scene again"
+    owner = strips.owner_of(strip)
+    # Takes of the oldest versions do not say it.
+    found = shot_ids.find(context.scene.objects, *owner) if any(owner) else active_shot(context)
+    if found is None:
+        message = (
+            f"expected the shot {owner[1]!r} of {strip.name}, found none; import its scene again"
+        )
         raise InputError("shot_gone", message)
-    return shot
+    return found
 
 
 class _OnTake(OperatorBase):
@@ -159,32 +155,16 @@ class EX4D_OT_generate_again(_OnTake):
         settings = document.settings
         if self.new_seed:
             settings = msgspec.structs.replace(settings, seed=free_seed(context, shot))
-        record = ops_jobs.take_record(context, shot, document.trajectory, settings)
-        record.sources["scene.json"] = str(scene_of(document, shot.ex4d_shot))
+        step = strips.frame_step_of(strip)
+        record = ops_jobs.take_record(context, shot, document.trajectory, settings, frame_step=step)
+        record.sources["scene.json"] = str(strips.scene_of(document, shot.ex4d_shot))
         ops_jobs.begin(context, record)
 
 
 def free_seed(context: bpy.types.Context, shot: bpy.types.Object) -> int:
     """A seed that no take of the shot has."""
-    seeds = [_document(take).settings.seed for take in strips.takes_of(context.scene, shot.name)]
+    seeds = [_document(take).settings.seed for take in strips.takes_of(context.scene, shot)]
     return (max(seeds, default=-1) + 1) % _SEEDS
-
-
-def scene_of(document: TakeDocument, shot: bpy.types.PropertyGroup) -> Path:
-    """The `scene.json` that a take was made of: the field of view may have changed since.
-
-    Raises:
-        InputError: `scene_other` if the scene was made anew since.
-    """
-    folder, sha256 = Path(shot.folder), document.scene_sha256
-    for path in (folder / DOCUMENT_NAME, field_of_view.changed_document(folder, sha256)):
-        if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256:
-            return path
-    message = (
-        f"expected the scene that the take was made of in {folder}, found another; choose Use "
-        "Settings, then Generate Take"
-    )
-    raise InputError("scene_other", message)
 
 
 class EX4D_OT_next_take(_OnTake):
@@ -196,14 +176,10 @@ class EX4D_OT_next_take(_OnTake):
 
     def work(self, context: bpy.types.Context, strip: bpy.types.Strip) -> None:
         """Go on from the last that shows; with a name given, to that one."""
-        scene, shot_name = context.scene, shot_name_of(context, strip)
-        takes = strips.takes_of(scene, shot_name)
-        if strip not in takes:
-            message = (
-                f"expected the shot that {strip.name} is a take of, found none; import its scene "
-                "again"
-            )
-            raise InputError("shot_gone", message)
+        scene = context.scene
+        takes = strips.takes_beside(scene, strip)
+        if not takes:
+            takes = strips.takes_of(scene, shot_of(context, strip))
         if not self.strip:
             shown = [place for place, take in enumerate(takes) if not take.mute]
             strip = takes[(shown[-1] + 1) % len(takes)] if shown else takes[0]
@@ -217,16 +193,21 @@ class EX4D_OT_next_take(_OnTake):
 
 
 class EX4D_OT_take_background(_OnTake):
-    """Show the take behind the shot's camera, to place objects over it"""
+    """Show the take behind the cameras that it is seen through, to place objects over it"""
 
     bl_idname = "ex4d.take_background"
     bl_label = "Set as Camera Background"
     bl_options = {"REGISTER", "UNDO"}
 
     def work(self, context: bpy.types.Context, strip: bpy.types.Strip) -> None:
-        """Add a background image, or change the one that a take has already."""
-        camera = shot_of(context, strip).ex4d_shot.camera
-        if camera is None:
+        """Add a background image to each, or change the one that a take has already."""
+        # Whole, where the strip may be trimmed: each frame stays the one that belongs there.
+        first_frame, frame_count = compat.content_start(strip), len(strip.elements)
+        shot = shot_of(context, strip)
+        cameras = camera_binding.cameras_between(
+            context.scene, shot, first_frame, first_frame + frame_count - 1
+        )
+        if not cameras:
             message = "expected a camera of the shot, found none; choose one in the panel"
             raise InputError("camera_missing", message)
         first = strips.folder_of(strip) / "frames" / "0001.png"
@@ -236,21 +217,48 @@ class EX4D_OT_take_background(_OnTake):
         image = bpy.data.images.load(str(first), check_existing=True)
         image.source = "SEQUENCE"
         image.filepath = stored_path(first)
-        slots = camera.data.background_images
-        slot = next(
-            (item for item in slots if item.image and strips.TAKE_IMAGE in item.image), None
-        )
-        if slot is None:
-            slot = slots.new()
         image[strips.TAKE_IMAGE] = True
-        slot.image = image
-        slot.alpha, slot.display_depth, slot.frame_method = 1.0, "BACK", "FIT"
-        # Whole, where the strip may be trimmed: each frame stays the one that belongs there.
-        slot.image_user.frame_start = compat.content_start(strip)
-        slot.image_user.frame_duration = len(strip.elements)
-        slot.image_user.frame_offset = 0
-        slot.image_user.use_auto_refresh = True
-        camera.data.show_background_images = True
+        # What hangs there for a while and goes would change the places of the others.
+        camera_pictures.remove_all()
+        for camera_data in cameras:
+            slots = camera_data.background_images
+            found = [
+                index
+                for index, slot in enumerate(slots)
+                if slot.image is not None and strips.TAKE_IMAGE in slot.image
+            ]
+            if not found:
+                slots.new()
+            index = found[0] if found else len(slots) - 1
+            slot = slots[index]
+            slot.image = image
+            slot.alpha, slot.display_depth, slot.frame_method = 1.0, "BACK", "FIT"
+            slot.image_user.frame_start = first_frame
+            slot.image_user.frame_duration = frame_count
+            slot.image_user.use_auto_refresh = True
+            _hold_pictures(camera_data, index, strips.frame_step_of(strip))
+            camera_data.show_background_images = True
+
+
+def _hold_pictures(camera_data: bpy.types.Camera, index: int, frame_step: int) -> None:
+    """Have each picture of a background stand for some frames, as on the strip of its take.
+
+    Blender goes one picture on with each frame; an offset that grows with time brings it back. It
+    is a simple expression, which Blender allows in files that may run no Python.
+
+    Args:
+        camera_data: Has the background.
+        index: Which one, among all of the camera.
+        frame_step: For how many frames a picture stands.
+    """
+    user = camera_data.background_images[index].image_user
+    path = f"background_images[{index}].image_user.frame_offset"
+    camera_data.driver_remove(path)
+    user.frame_offset = 0
+    if frame_step > 1:
+        shown = f"min(max(frame - {user.frame_start}, 0), {user.frame_duration - 1})"
+        curve = camera_data.driver_add(path)
+        curve.driver.expression = f"floor(({shown}) / {frame_step}) - {shown}"
 
 
 class EX4D_OT_open_take_folder(_OnTake):

@@ -31,6 +31,9 @@ def describe(strip: bpy.types.Strip) -> str:
         return "damaged"
     chosen = summary.settings
     text = f"seed {chosen.seed}"
+    step = strips.frame_step_of(strip)
+    if step > 1:
+        text += f", in steps of {step}"
     if isinstance(chosen, Ex4dSettings):
         text = f"{chosen.mode}, {chosen.steps} steps, {text}"
     return text
@@ -54,7 +57,7 @@ class EX4D_UL_takes(bpy.types.UIList):
         """Leave out what is no take of the shot."""
         shot = active_shot(context)
         flags = [
-            self.bitflag_filter_item if shot is not None and strips.is_take(strip, shot.name) else 0
+            self.bitflag_filter_item if shot is not None and strips.is_take(strip, shot) else 0
             for strip in getattr(data, name)
         ]
         return flags, []

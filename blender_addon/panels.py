@@ -15,7 +15,7 @@ from .imports import SceneImport
 from .jobs import ENDED, Job, Stage, server_id
 from .local_server import ServerState
 from .panel_import import draw_video
-from .shots import active_shot, check_frame_step, take_frames
+from .shots import active_shot, is_meant, sampled_frames, take_frames
 from .sidebar import ShotSidebar, Sidebar
 from .wording import draw_text, job_text
 
@@ -236,14 +236,17 @@ class EX4D_PT_generate(ShotSidebar, bpy.types.Panel):
         for text in ops_coverage.warnings(context, shot):
             draw_text(layout, text, icon="ERROR")
         layout.operator("ex4d.generate", icon="RENDER_ANIMATION")
-        _draw_takes_under_way(layout, shot)
+        _draw_takes_under_way(layout, shot, context.scene.session_uid)
 
 
-def _draw_takes_under_way(layout: bpy.types.UILayout, shot: bpy.types.Object) -> None:
+def _draw_takes_under_way(
+    layout: bpy.types.UILayout, shot: bpy.types.Object, scene_uid: int
+) -> None:
     """Say that the button has done something where it is seen: the list of jobs is far above."""
     current = runtime.peek()
     for job in () if current is None else current.jobs:
-        if job.stage not in ENDED and job.record.shot_name == shot.name:
+        is_own = is_meant(shot, job.record.shot_id, job.record.shot_name)
+        if job.stage not in ENDED and is_own and job.scene_uid == scene_uid:
             factor = 0.0 if job.remote is None else job.remote.fraction
             layout.progress(factor=factor, text=job_text(job))
 
@@ -281,18 +284,18 @@ def take_text(context: bpy.types.Context, shot: bpy.types.Object) -> str:
     """What will be made: frames, size, and through which cameras where markers switch them.
 
     Raises:
-        InputError: `range_empty`, `frame_step` or `take_size`.
+        InputError: `range_empty` or `take_size`.
     """
-    check_frame_step(context.scene)
     settings, clip = context.scene.ex4d_generate, shot.ex4d_shot
     first, last = take_frames(context, shot)
-    wanted = last - first + 1
-    count = settings.frame_count(wanted)
+    frames = sampled_frames(context, shot)
+    count, wanted = len(frames), len(range(first, last + 1, frames.step))
+    stepped = "" if frames.step == 1 else f" in steps of {frames.step}"
     width_px, height_px = settings.size_px(clip.width_px, clip.height_px)
-    text = f"Frames {first} to {first + count - 1}: {count}, {width_px} x {height_px} px"
+    text = f"Frames {first} to {frames[-1]}{stepped}: {count}, {width_px} x {height_px} px"
     if count != wanted:
         text += (
-            f"\nThe range has {wanted} frames; the model makes 4k + 1, at most "
+            f"\nThe range has {wanted} frames{stepped}; the model makes 4k + 1, at most "
             f"{trained.MAX_FRAMES}, at once"
         )
     found = camera_binding.stretches(context.scene, shot, first, last)
@@ -314,12 +317,11 @@ def expectation_text(context: bpy.types.Context, shot: bpy.types.Object) -> str:
     )
     text = sending.sending_text(size, was_sent=was_sent)
     try:
-        first, last = take_frames(context, shot)
         time_text = sending.time_text(
             current.connection.client.take_times,
             settings.engine_settings(),
             settings.size_px(clip.width_px, clip.height_px),
-            settings.frame_count(last - first + 1),
+            len(sampled_frames(context, shot)),
         )
     except InputError:
         # `take_text` has said why there is no take to speak of.

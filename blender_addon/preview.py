@@ -7,8 +7,9 @@ import bpy
 import numpy as np
 from numpy.typing import NDArray
 
-from . import camera_pictures, scene_jobs
+from . import camera_binding, camera_pictures, scene_jobs, shot_ids, strips
 from ._vendor.client import Preview
+from ._vendor.protocol.messages import GenerateJob
 from .jobs import Job, JobBoard, Stage
 from .redraw import redraw_views
 
@@ -19,31 +20,31 @@ class PreviewPlayer:
     """Plays the newest preview of each shot in a loop."""
 
     def __init__(self) -> None:
-        #: What each shot shows: the preview, and which frame of it.
+        #: What each shot shows, by `_mark`: the preview, and which frame of it.
         self._shown: dict[str, tuple[Preview, int]] = {}
 
     def advance(self, jobs: JobBoard) -> None:
         """Show the frames that are due; remove what has none any more."""
-        wanted = {job.record.shot_name: (job, preview) for job, preview in _previews(jobs)}
+        wanted = {_mark(shot): (job, shot, preview) for job, shot, preview in _previews(jobs)}
         if self._shown.keys() - wanted.keys():
             # Those of other shots come back right below.
             camera_pictures.remove_all()
             self._shown.clear()
         beat = int(time.monotonic() * FRAMES_PER_S)
         changed = False
-        for shot_name, (job, preview) in wanted.items():
+        for mark, (job, shot, preview) in wanted.items():
             picture = (preview, beat % preview.frame_count)
-            image = camera_pictures.find(shot_name)
+            image = camera_pictures.find(mark)
             if image is not None and tuple(image.size) != (preview.width_px, preview.height_px):
                 camera_pictures.remove([image])
                 image = None
             if image is None:
-                image = _make_image(job, preview)
-            elif self._shown.get(shot_name) == picture:
+                image = _make_image(job, shot, preview)
+            elif self._shown.get(mark) == picture:
                 continue
             image.pixels.foreach_set(frame_pixels(*picture).ravel())
             image.update()
-            self._shown[shot_name] = picture
+            self._shown[mark] = picture
             changed = True
         if changed:
             redraw_views("WINDOW")
@@ -59,35 +60,37 @@ def frame_pixels(preview: Preview, index: int) -> NDArray[np.float32]:
     return rgba
 
 
-def _previews(jobs: JobBoard) -> list[tuple[Job, Preview]]:
-    """Jobs that run and have a preview that shall be shown, with it."""
-    found: list[tuple[Job, Preview]] = []
+def _previews(jobs: JobBoard) -> list[tuple[Job, bpy.types.Object, Preview]]:
+    """Jobs that run and have a preview that shall be shown, with their shot and it."""
+    found: list[tuple[Job, bpy.types.Object, Preview]] = []
     for job in jobs:
-        shot_name, remote = job.record.shot_name, job.remote
-        if not shot_name or job.stage is not Stage.ACTIVE or remote is None:
+        record, remote = job.record, job.remote
+        if not record.shot_name or job.stage is not Stage.ACTIVE or remote is None:
             continue
         scene = scene_jobs.find_scene(job.scene_uid)
-        if (
-            remote.preview is not None
-            and scene is not None
-            and scene.ex4d_generate.show_preview
-            and shot_name in scene.objects
-        ):
-            found.append((job, remote.preview))
+        if remote.preview is None or scene is None or not scene.ex4d_generate.show_preview:
+            continue
+        shot = shot_ids.find(scene.objects, record.shot_id, record.shot_name)
+        if shot is not None:
+            found.append((job, shot, remote.preview))
     return found
 
 
-def _image_name(shot_name: str) -> str:
-    return f"EX-4D Preview {shot_name}"
+def _mark(shot: bpy.types.Object) -> str:
+    # Of an object: a scene that was copied whole has shots with the same ids.
+    return str(shot.session_uid)
 
 
-def _make_image(job: Job, preview: Preview) -> bpy.types.Image:
-    """Make the image of a shot and hang it in front of the shot's camera."""
-    shot_name = job.record.shot_name
-    image = bpy.data.images.new(_image_name(shot_name), preview.width_px, preview.height_px)
-    image[camera_pictures.MARK] = shot_name
+def _make_image(job: Job, shot: bpy.types.Object, preview: Preview) -> bpy.types.Image:
+    """Make the image of a shot and hang it in front of the cameras that the take sees through."""
+    name = f"EX-4D Preview {shot.name}"
+    image = bpy.data.images.new(name, preview.width_px, preview.height_px)
+    image[camera_pictures.MARK] = _mark(shot)
     scene = scene_jobs.find_scene(job.scene_uid)
-    shot = None if scene is None else scene.objects.get(shot_name)
-    if scene is not None and shot is not None and shot.ex4d_shot.camera is not None:
-        camera_pictures.hang(image, shot.ex4d_shot.camera.data, scene.render)
+    request, step = job.record.request, job.record.frame_step
+    if scene is not None and isinstance(request, GenerateJob):
+        first = strips.first_frame(shot, request.trajectory, step)
+        last = first + (len(request.trajectory.poses) - 1) * step
+        for camera_data in camera_binding.cameras_between(scene, shot, first, last):
+            camera_pictures.hang(image, camera_data, scene.render)
     return image

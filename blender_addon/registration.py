@@ -25,6 +25,7 @@ from . import (
     saved_moves,
     scene_jobs,
     settings,
+    shot_ids,
     shots,
     thumbnails,
 )
@@ -36,6 +37,7 @@ MODULES: tuple[ModuleType, ...] = (
     settings,
     import_settings,
     shots,
+    shot_ids,
     scene_jobs,
     camera_pictures,
     pump,

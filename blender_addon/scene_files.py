@@ -4,11 +4,10 @@
 from pathlib import Path
 
 import bpy
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from . import material, pictures
+from . import documents, material, pictures
 from ._vendor.errors import InputError
 from ._vendor.protocol.documents import SceneDocument
 
@@ -26,19 +25,9 @@ def read_document(folder: Path) -> bytes:
     Raises:
         InputError: `scene_invalid` if there is none, or one that is too large.
     """
-    try:
-        with (folder / DOCUMENT_NAME).open("rb") as file:
-            content = file.read(_MAX_DOCUMENT_BYTES + 1)
-    except OSError as error:
-        message = f"expected a scene in {folder}, found none that can be read: {error}"
-        raise InputError("scene_invalid", message) from error
-    if len(content) > _MAX_DOCUMENT_BYTES:
-        message = (
-            f"expected at most {_MAX_DOCUMENT_BYTES} bytes of {DOCUMENT_NAME} in {folder}, found "
-            "more; copy the scene again"
-        )
-        raise InputError("scene_invalid", message)
-    return content
+    return documents.read_document(
+        folder / DOCUMENT_NAME, max_bytes=_MAX_DOCUMENT_BYTES, code="scene_invalid"
+    )
 
 
 class SceneFiles:
@@ -53,12 +42,9 @@ class SceneFiles:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        text = read_document(folder)
-        try:
-            self.document = msgspec.json.decode(text, type=SceneDocument)
-        except ValueError as error:
-            message = f"expected a scene in {folder}, found none that can be read: {error}"
-            raise InputError("scene_invalid", message) from error
+        self.document = documents.decode_document(
+            read_document(folder), SceneDocument, where=str(folder), code="scene_invalid"
+        )
         for sequence in SEQUENCES:
             for index in range(self.document.frame_count):
                 path = self.file(sequence, index)

@@ -16,7 +16,7 @@ import numpy as np
 from mathutils import Matrix
 from numpy.typing import NDArray
 
-from . import axes, dwmesh, field_of_view, material, pictures
+from . import axes, dwmesh, field_of_view, material, pictures, shot_ids
 from ._vendor.errors import InputError
 from ._vendor.protocol.documents import PinholeIntrinsics
 from .scene_files import CACHE_FOLDER, SceneFiles, stored_path
@@ -230,6 +230,8 @@ class _ShotBuilder:
         properties.frame_start = self._frame_start
         properties.is_shot = True
         self._blender_scene.ex4d.shot = self.root
+        shot_ids.ensure()
+        shot_ids.adopt_orphans(self._blender_scene, self.root)
         return self.root
 
     def _load(self, first_file: Path) -> bpy.types.Image:

@@ -58,6 +58,8 @@ class EX4D_PG_shot(bpy.types.PropertyGroup):
     """What makes an empty object a shot. Everything that plays works without it."""
 
     is_shot: bpy.props.BoolProperty(options=set())  # type: ignore[valid-type]
+    #: Fixed, in hex: see `shot_ids`. Empty for a moment in shots of older versions.
+    shot_id: bpy.props.StringProperty(options=set())  # type: ignore[valid-type]
     folder: bpy.props.StringProperty(  # type: ignore[valid-type]
         name="Scene Folder", description="Folder with the scene's files", get=_folder
     )
@@ -168,6 +170,12 @@ class EX4D_PG_scene(bpy.types.PropertyGroup):
     )
 
 
+def is_meant(shot: bpy.types.Object, shot_id: str, shot_name: str) -> bool:
+    """Whether a take or a job is of a shot: by its id, or where either has none by its name."""
+    own_id = shot.ex4d_shot.shot_id
+    return shot_id == own_id if shot_id and own_id else shot_name == shot.name
+
+
 def active_shot(context: bpy.types.Context) -> bpy.types.Object | None:
     """The shot that the active object belongs to, otherwise the last one imported."""
     candidate = context.active_object
@@ -213,12 +221,13 @@ class NeedsShot:
 def take_frames(context: bpy.types.Context, shot: bpy.types.Object) -> tuple[int, int]:
     """First and last frame of a take: the part of the scene's range that the clip covers.
 
-    Where markers switch to a camera that hangs from another shot, the take ends or has not begun;
+    Of the frames that the scene's Step leaves, as renders do, it begins with the first one. Where
+    markers switch to a camera that hangs from another shot, the take ends or has not begun;
     of several such parts it is the first.
 
     Raises:
-        InputError: `range_empty` if the scene's range lies outside the clip, or if all of it is
-            seen through cameras of other shots.
+        InputError: `range_empty` if the scene's range lies outside the clip, if all of it is seen
+            through cameras of other shots, or if the Step leaves none of it.
     """
     scene, clip = context.scene, shot.ex4d_shot
     first = max(scene.frame_start, clip.frame_start)
@@ -241,21 +250,41 @@ def take_frames(context: bpy.types.Context, shot: bpy.types.Object) -> tuple[int
             "that bind cameras of other shots; bind one of its own"
         )
         raise InputError("range_empty", message)
-    return own[0].first, own[-1].last
+    first, last = own[0].first, own[-1].last
+    first += skipped_frames(scene, first)
+    if first > last:
+        message = (
+            f"expected a frame between {own[0].first} and {last} in the scene's Step of "
+            f"{scene.frame_step}, found none; change the range or the Step"
+        )
+        raise InputError("range_empty", message)
+    return first, last
 
 
-def check_frame_step(scene: bpy.types.Scene) -> None:
-    """Refuse to leave frames out, as renders may.
+def scene_step(scene: bpy.types.Scene) -> int:
+    """Every how many frames there is one that a render, and so a take, shows."""
+    # Blender lets scripts set 0.
+    return max(1, scene.frame_step)
+
+
+def skipped_frames(scene: bpy.types.Scene, frame: int) -> int:
+    """How many frames after this one the scene's Step has the next; 0 where it has this one."""
+    return (scene.frame_start - frame) % scene_step(scene)
+
+
+def sampled_frames(context: bpy.types.Context, shot: bpy.types.Object) -> range:
+    """The frames of the scene that a take has pictures of.
+
+    Every so many of the range as the scene's Step says, in the number that the engine makes of it.
 
     Raises:
-        InputError: `frame_step`.
+        InputError: As of `take_frames`.
     """
-    if scene.frame_step != 1:
-        message = (
-            "expected a frame step of 1, since a take moves at the clip's rate, found "
-            f"{scene.frame_step}; set the scene's Step to 1"
-        )
-        raise InputError("frame_step", message)
+    scene = context.scene
+    first, last = take_frames(context, shot)
+    step = scene_step(scene)
+    count = scene.ex4d_generate.frame_count(len(range(first, last + 1, step)))
+    return range(first, first + count * step, step)
 
 
 def show_video(view: bpy.types.SpaceView3D, shot: bpy.types.Object) -> None:

@@ -4,26 +4,32 @@
 # Blender 4.5 renamed the classes of strips, so that annotations must not be evaluated.
 from __future__ import annotations
 
+import hashlib
 import os.path
 from pathlib import Path
 
 import bpy
-import msgspec
 
-from . import compat
+from . import compat, documents, field_of_view
 from ._vendor.errors import InputError
-from ._vendor.protocol.documents import TakeDocument
+from ._vendor.protocol.documents import TakeDocument, TrajectoryDocument
+from .scene_files import DOCUMENT_NAME as SCENE_NAME
 from .scene_files import stored_path
+from .shots import is_meant
 
 DOCUMENT_NAME = "take.json"
 #: Custom property of the shot's strip: the text of `take.json`.
 DOCUMENT_PROPERTY = "ex4d_take"
-#: Name of the shot's object.
+#: Id of the shot; takes of older versions have none until their file is opened.
+SHOT_ID_PROPERTY = "ex4d_take_shot_id"
+#: Name of the shot's object when the take was made.
 SHOT_PROPERTY = "ex4d_take_shot"
 #: Which of the shot's takes it is, counted from 1; takes of older versions have none.
 NUMBER_PROPERTY = "ex4d_take_number"
 #: Custom property of an image that shows a take behind a camera.
 TAKE_IMAGE = "ex4d_take_image"
+#: Every how many frames of the Blender scene the take has a picture; 1 where there is none.
+FRAME_STEP_PROPERTY = "ex4d_take_frame_step"
 _MAX_DOCUMENT_BYTES = 16 << 20
 #: Of Blender's sequencer.
 _MAX_CHANNEL = 128
@@ -39,6 +45,7 @@ def add_take_strips(
     take_folder: Path,
     *,
     frame_start: int | None = None,
+    frame_step: int = 1,
 ) -> list[bpy.types.Strip]:
     """Add a take to the sequencer on free channels; nothing that is there changes.
 
@@ -48,6 +55,7 @@ def add_take_strips(
         take_folder: With `take.json` and its frames.
         frame_start: Frame of the take's first; where absent, it is told by the source frames that
             the take looks at.
+        frame_step: For how many frames each picture stands; the last one not past the clip's end.
 
     Returns:
         The strips of the shot, its colour and its mask; the last two are muted.
@@ -56,7 +64,10 @@ def add_take_strips(
         InputError: `take_invalid` if something is missing or wrong, `channels_full` if there is no
             room.
     """
-    text, document = _read_document(take_folder)
+    content = documents.read_document(
+        take_folder / DOCUMENT_NAME, max_bytes=_MAX_DOCUMENT_BYTES, code="take_invalid"
+    )
+    document = _decode(content, str(take_folder))
     frame_count = document.frame_count
     files = {
         sequence: [f"{index + 1:04d}.png" for index in range(frame_count)]
@@ -68,10 +79,13 @@ def add_take_strips(
                 message = f"expected {sequence}/{name} in {take_folder}, found none; fetch it again"
                 raise InputError("take_invalid", message)
     if frame_start is None:
-        frame_start = int(shot.ex4d_shot.frame_start) + _first_offset(document)
+        frame_start = first_frame(shot, document.trajectory, frame_step)
+    # How often the last picture is repeated: not beyond the clip, if it is not all beyond it.
+    last_frame = frame_start + (frame_count - 1) * frame_step
+    last_hold = max(1, min(frame_step, shot.ex4d_shot.frame_end - last_frame + 1))
     editor = compat.ensure_sequencer(context.scene)
     collection = compat.strips_of(editor)
-    channel = _free_channels(collection, frame_start, frame_start + frame_count, len(files))
+    channel = _free_channels(collection, frame_start, last_frame + last_hold, len(files))
     engine = document.settings.__struct_config__.tag
     strips: list[bpy.types.Strip] = []
     for (sequence, names), suffix in zip(files.items(), _SEQUENCES.values(), strict=True):
@@ -83,34 +97,94 @@ def add_take_strips(
             # The whole picture, never squeezed.
             fit_method="FIT",
         )
-        for name in names[1:]:
+        held = [name for name in names[:-1] for _ in range(frame_step)] + names[-1:] * last_hold
+        for name in held[1:]:
             strip.elements.append(name)
         strip.mute = bool(strips)
         strips.append(strip)
-    strips[0][DOCUMENT_PROPERTY] = text
+    strips[0][DOCUMENT_PROPERTY] = content.decode("utf-8", "replace")
+    strips[0][SHOT_ID_PROPERTY] = shot.ex4d_shot.shot_id
     strips[0][SHOT_PROPERTY] = shot.name
-    numbers = [other.get(NUMBER_PROPERTY, 0) for other in takes_of(context.scene, shot.name)]
+    strips[0][FRAME_STEP_PROPERTY] = frame_step
+    numbers = [_number_of(other) for other in takes_of(context.scene, shot)]
     strips[0][NUMBER_PROPERTY] = max(numbers) + 1
     return strips
 
 
-def takes_of(scene: bpy.types.Scene, shot_name: str) -> list[bpy.types.Strip]:
+def takes_of(scene: bpy.types.Scene, shot: bpy.types.Object) -> list[bpy.types.Strip]:
     """The strips of a shot's takes, the oldest first."""
+    return [take for take in all_takes(scene) if is_take(take, shot)]
+
+
+def takes_beside(scene: bpy.types.Scene, take: bpy.types.Strip) -> list[bpy.types.Strip]:
+    """All takes of the shot that a take is of, the oldest first, even where the shot is gone.
+
+    Empty where a take of an older version does not say whose it is.
+    """
+    # The name is another after the shot was renamed.
+    key = 0 if owner_of(take)[0] else 1
+    owner = owner_of(take)[key]
+    return [other for other in all_takes(scene) if owner and owner_of(other)[key] == owner]
+
+
+def all_takes(scene: bpy.types.Scene) -> list[bpy.types.Strip]:
+    """The strips of the takes of all shots, the oldest of each first."""
     if scene.sequence_editor is None:
         return []
     found = compat.strips_of(scene.sequence_editor)
-    takes = [strip for strip in found if is_take(strip, shot_name)]
+    takes = [strip for strip in found if DOCUMENT_PROPERTY in strip]
     # Blender puts strips in another order when they change channels.
-    return sorted(takes, key=lambda strip: (strip.get(NUMBER_PROPERTY, 0), strip.name))
+    return sorted(takes, key=lambda strip: (_number_of(strip), strip.name))
 
 
-def is_take(strip: bpy.types.Strip, shot_name: str) -> bool:
+def is_take(strip: bpy.types.Strip, shot: bpy.types.Object) -> bool:
     """Whether a strip is a take of a shot."""
     if DOCUMENT_PROPERTY not in strip:
         return False
-    # Takes of older versions do not say whose they are, but are named after it.
-    owner = strip.get(SHOT_PROPERTY)
-    return owner == shot_name or (owner is None and strip.name.startswith(f"{shot_name} "))
+    shot_id, shot_name = owner_of(strip)
+    if not shot_id and not shot_name:
+        # Takes of the oldest versions do not say whose they are, but are named after it.
+        return strip.name.startswith(f"{shot.name} ")
+    return is_meant(shot, shot_id, shot_name)
+
+
+def frame_step_of(take: bpy.types.Strip) -> int:
+    """For how many frames each picture of a take stands."""
+    found = take.get(FRAME_STEP_PROPERTY, 1)
+    # A .blend from elsewhere may say anything.
+    return found if isinstance(found, int) and 1 <= found <= len(take.elements) else 1
+
+
+def owner_of(take: bpy.types.Strip) -> tuple[str, str]:
+    """Id and name of the shot that a take is of, each empty where the take does not say it."""
+    shot_id, shot_name = take.get(SHOT_ID_PROPERTY), take.get(SHOT_PROPERTY)
+    # As for the step.
+    return (
+        shot_id if isinstance(shot_id, str) else "",
+        shot_name if isinstance(shot_name, str) else "",
+    )
+
+
+def _number_of(take: bpy.types.Strip) -> int:
+    found = take.get(NUMBER_PROPERTY, 0)
+    return found if isinstance(found, int) else 0
+
+
+def scene_of(document: TakeDocument, shot: bpy.types.PropertyGroup) -> Path:
+    """The `scene.json` that a take was made of: the field of view may have changed since.
+
+    Raises:
+        InputError: `scene_other` if the scene was made anew since.
+    """
+    folder, sha256 = Path(shot.folder), document.scene_sha256
+    for path in (folder / SCENE_NAME, field_of_view.changed_document(folder, sha256)):
+        if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256:
+            return path
+    message = (
+        f"expected the scene that the take was made of in {folder}, found another; choose Use "
+        "Settings, then Generate Take"
+    )
+    raise InputError("scene_other", message)
 
 
 def folder_of(strip: bpy.types.Strip) -> Path:
@@ -243,35 +317,19 @@ def document_of(strip: bpy.types.Strip) -> TakeDocument | None:
     return None if text is None else _decode(str(text).encode(), strip.name)
 
 
-def _read_document(take_folder: Path) -> tuple[str, TakeDocument]:
-    try:
-        with (take_folder / DOCUMENT_NAME).open("rb") as file:
-            content = file.read(_MAX_DOCUMENT_BYTES + 1)
-    except OSError as error:
-        message = f"expected a take in {take_folder}, found none: {error.strerror}"
-        raise InputError("take_invalid", message) from error
-    return content.decode("utf-8", "replace"), _decode(content, str(take_folder))
-
-
 def _decode(content: bytes, where: str) -> TakeDocument:
-    if len(content) > _MAX_DOCUMENT_BYTES:
-        message = f"expected at most {_MAX_DOCUMENT_BYTES} bytes of take.json in {where}"
-        raise InputError("take_invalid", message)
-    try:
-        return msgspec.json.decode(content, type=TakeDocument)
-    except ValueError as error:
-        message = f"expected the facts of a take in {where}, found none that can be read: {error}"
-        raise InputError("take_invalid", message) from error
+    return documents.decode_document(content, TakeDocument, where=where, code="take_invalid")
 
 
-def _first_offset(document: TakeDocument) -> int:
-    """How many frames after the clip's first frame the take begins; negative if before it.
+def first_frame(shot: bpy.types.Object, trajectory: TrajectoryDocument, frame_step: int = 1) -> int:
+    """The frame of the scene at which a take begins, as its source frames tell.
 
     A take that begins before the clip looks at the clip's first frame until the clip begins.
     """
-    times = [pose.source_time for pose in document.trajectory.poses]
+    times = [pose.source_time for pose in trajectory.poses]
     held = next((index for index, time in enumerate(times) if time != times[0]), 1)
-    return times[0] - (held - 1 if times[0] == 0 else 0)
+    offset = times[0] - ((held - 1) * frame_step if times[0] == 0 else 0)
+    return int(shot.ex4d_shot.frame_start) + offset
 
 
 def _free_channels(

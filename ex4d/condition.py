@@ -2,7 +2,7 @@
 
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from .camera import Intrinsics, Trajectory
 from .errors import InputError
+from .framestore import FrameCollector
 from .raster import ConditionFrame, Rasteriser
 from .scene import Scene
 from .task import Task
@@ -26,7 +27,7 @@ _SAME_INTRINSICS_PX = 0.5
 
 @dataclass(frozen=True)
 class Condition:
-    """The condition of a whole trajectory.
+    """The condition of a whole trajectory, for those who need all of it at once.
 
     Attributes:
         color: (frames, height, width, 3) uint8 sRGB, 0 where the mask is off.
@@ -40,31 +41,37 @@ class Condition:
     depth: NDArray[np.float32]
     coverage: NDArray[np.float64]
 
+    @classmethod
+    def of(cls, frames: Iterable[ConditionFrame]) -> "Condition":
+        """All of at least one frame; what is a whole condition already stays as it is."""
+        if isinstance(frames, Condition):
+            return frames
+        color, mask, depth = FrameCollector(), FrameCollector(), FrameCollector()
+        coverage: list[float] = []
+        try:
+            for frame in frames:
+                color.append(frame.color)
+                mask.append(frame.mask)
+                depth.append(frame.depth)
+                coverage.append(frame.coverage)
+            return cls(color.frames(), mask.frames(), depth.frames(), np.array(coverage))
+        finally:
+            for collector in (color, mask, depth):
+                collector.close()
+
     def __len__(self) -> int:
         return len(self.color)
 
-    def frame(self, index: int) -> ConditionFrame:
-        """The condition of output frame `index`."""
-        return ConditionFrame(self.color[index], self.mask[index], self.depth[index])
-
-
-def render_condition(
-    scene: Scene, trajectory: Trajectory, rasteriser: Rasteriser, *, task: Task
-) -> Condition:
-    """Render the condition of a whole trajectory; see `condition_frames`."""
-    size = (len(trajectory), trajectory.height_px, trajectory.width_px)
-    color = np.empty((*size, 3), np.uint8)
-    mask = np.empty(size, np.bool_)
-    depth = np.empty(size, np.float32)
-    for index, frame in enumerate(condition_frames(scene, trajectory, rasteriser, task=task)):
-        color[index], mask[index], depth[index] = frame.color, frame.mask, frame.depth
-    return Condition(color, mask, depth, mask.mean(axis=(1, 2)))
+    def __iter__(self) -> Iterator[ConditionFrame]:
+        """The frames in order."""
+        for color, mask, depth in zip(self.color, self.mask, self.depth, strict=True):
+            yield ConditionFrame(color, mask, depth)
 
 
 def condition_frames(
     scene: Scene, trajectory: Trajectory, rasteriser: Rasteriser, *, task: Task
 ) -> Iterator[ConditionFrame]:
-    """Render the condition frame by frame.
+    """Render the condition frame by frame; a few frames at a time are in memory.
 
     Output frame 0 is the source frame with a full mask where it looks from the source camera, since
     the model is conditioned on it; resampled where the picture has another size or a longer lens.

@@ -8,23 +8,24 @@ import hashlib
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from . import __version__
 from .camera import Trajectory
 from .clip import FrameSelection
-from .condition import Condition, render_condition
+from .condition import condition_frames
 from .diffusion import Engine, View, create_engine
 from .diffusion.warm import WarmModels
 from .dwmesh import default_rules
 from .folders import whole_folder
 from .footage import DepthWish, read_footage
 from .framestore import value_range
-from .images import write_depth_exr, write_png
+from .images import write_depth_exr
 from .protocol.documents import TakeDocument, UsedPart
 from .protocol.messages import GenerateJob, ReconstructJob, RenderJob
 from .raster import Rasteriser, create_rasteriser
 from .scene import Scene, write_scene
-from .take import Take, frame_name, write_take
+from .take import Take, frame_name, write_condition_frame, write_take
 from .task import Task
 
 
@@ -70,7 +71,7 @@ def reconstruct(
     )
 
 
-def render(job: RenderJob, inputs: Path, output: Path, task: Task) -> Condition:
+def render(job: RenderJob, inputs: Path, output: Path, task: Task) -> NDArray[np.float64]:
     """Render colour, mask and depth of a scene along a trajectory.
 
     `output` gets `color/0001.png`, `mask/0001.png` (8 bit) and `depth/0001.exr` (float32 z-depth,
@@ -81,24 +82,24 @@ def render(job: RenderJob, inputs: Path, output: Path, task: Task) -> Condition:
         inputs: Folder of the scene.
         output: Where the results shall be.
         task: Progress and cancellation.
+
+    Returns:
+        (frames,): share of each frame's pixels that the source saw.
     """
-    scene = Scene(inputs)
-    condition = render_condition(
-        scene, Trajectory.from_document(job.trajectory), create_rasteriser(), task=task
-    )
+    scene, trajectory = Scene(inputs), Trajectory.from_document(job.trajectory)
+    coverage: list[float] = []
     with whole_folder(output) as temporary:
         for name in ("color", "mask", "depth"):
             (temporary / name).mkdir()
-        for index in range(len(condition)):
-            frame = condition.frame(index)
-            name = frame_name(index)
-            write_png(temporary / "color" / name, frame.color)
-            write_png(temporary / "mask" / name, frame.mask.astype(np.uint8) * 255)
+        frames = condition_frames(scene, trajectory, create_rasteriser(), task=task)
+        for index, frame in enumerate(frames):
+            write_condition_frame(temporary, index, frame)
             # EXR readers choke on infinity; 0 is no depth that a surface can have.
             depth = np.where(np.isfinite(frame.depth), frame.depth, np.float32(0))
-            write_depth_exr((temporary / "depth" / name).with_suffix(".exr"), depth)
-            task.step("writing", index + 1, len(condition))
-    return condition
+            path = temporary / "depth" / frame_name(index)
+            write_depth_exr(path.with_suffix(".exr"), depth)
+            coverage.append(frame.coverage)
+    return np.array(coverage)
 
 
 def generate(
@@ -118,8 +119,6 @@ def generate(
     rasteriser = create_rasteriser()
     engine = create_engine(job.settings, rasteriser, warm)
     notes = engine.check(len(trajectory), trajectory.width_px, trajectory.height_px)
-    condition = render_condition(scene, trajectory, rasteriser, task=task)
-    frames = engine.generate(condition, View(scene, trajectory), task=task)
     document = TakeDocument(
         scene_name=scene.document.name,
         scene_sha256=hashlib.sha256((inputs / "scene.json").read_bytes()).hexdigest(),
@@ -129,7 +128,8 @@ def generate(
         height_px=trajectory.height_px,
         trajectory=job.trajectory,
         settings=job.settings,
-        coverage=tuple(float(share) for share in condition.coverage),
+        # Known when all is rendered.
+        coverage=(),
         parts=(
             UsedPart(
                 role="depth",
@@ -144,8 +144,13 @@ def generate(
         notes=notes,
         app_version=__version__,
     )
-    pairs = ((frame, condition.frame(index)) for index, frame in enumerate(frames))
-    return write_take(output, document, pairs, task=task)
+    return write_take(
+        output,
+        document,
+        condition_frames(scene, trajectory, rasteriser, task=task),
+        lambda condition: engine.generate(condition, View(scene, trajectory), task=task),
+        task=task,
+    )
 
 
 def _part(role: str, part: Rasteriser | Engine) -> UsedPart:

@@ -1,17 +1,17 @@
 """A take on disk: the shot, the condition it was made from, and how to make it again."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from .condition import ConditionFrame
 from .errors import InputError
 from .folders import whole_folder
 from .images import read_png, write_png
 from .protocol.documents import TakeDocument
+from .raster import ConditionFrame
 from .task import Task
 
 DOCUMENT_NAME = "take.json"
@@ -61,20 +61,29 @@ class Take:
         return read_png(self.folder / "mask" / frame_name(index)) > 127
 
 
+def write_condition_frame(folder: Path, index: int, frame: ConditionFrame) -> None:
+    """Write colour and mask of output frame `index` into `color/` and `mask/` of a folder."""
+    name = frame_name(index)
+    write_png(folder / "color" / name, frame.color)
+    write_png(folder / "mask" / name, frame.mask.astype(np.uint8) * 255)
+
+
 def write_take(
     folder: Path,
     document: TakeDocument,
-    frames: Iterable[tuple[NDArray[np.uint8], ConditionFrame]],
+    condition: Iterable[ConditionFrame],
+    generate: Callable[[Iterable[ConditionFrame]], Iterable[NDArray[np.uint8]]],
     *,
     task: Task,
 ) -> Take:
-    """Write a take; the folder appears when it is whole.
+    """Write a take as it is made; the folder appears when it is whole.
 
     Args:
         folder: Where the take shall be.
-        document: Its facts; coverage included.
-        frames: Per output frame the shot, (height, width, 3) uint8 sRGB, and its condition.
-        task: Told about every frame, stage `writing`.
+        document: Its facts; coverage is filled in.
+        condition: Of each output frame.
+        generate: From that to the shot, as `Engine.generate`; must take all frames.
+        task: Asked after every frame whether to stop; whoever makes the frames reports.
 
     Raises:
         InputError: `folder_exists` if the folder holds something already.
@@ -82,13 +91,18 @@ def write_take(
     with whole_folder(folder) as temporary:
         for name in ("frames", "color", "mask"):
             (temporary / name).mkdir()
-        for index, (frame, condition) in enumerate(frames):
-            name = frame_name(index)
-            write_png(temporary / "frames" / name, frame)
-            write_png(temporary / "color" / name, condition.color)
-            write_png(temporary / "mask" / name, condition.mask.astype(np.uint8) * 255)
-            task.step("writing", index + 1, document.frame_count)
-        plain = msgspec.to_builtins(document)
+        coverage: list[float] = []
+
+        def written() -> Iterator[ConditionFrame]:
+            for index, frame in enumerate(condition):
+                write_condition_frame(temporary, index, frame)
+                coverage.append(frame.coverage)
+                yield frame
+
+        for index, picture in enumerate(generate(written())):
+            write_png(temporary / "frames" / frame_name(index), picture)
+            task.check()
+        plain = msgspec.to_builtins(msgspec.structs.replace(document, coverage=tuple(coverage)))
         if not document.notes:
             # Readers of protocol 1.0 know no notes and refuse what they do not know.
             del plain["notes"]

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ex4d.camera import Intrinsics
 from ex4d.clip import Clip
-from ex4d.condition import Condition, render_condition
+from ex4d.condition import Condition, condition_frames
 from ex4d.depth import Depth
 from ex4d.diffusion import View, create_engine
 from ex4d.dwmesh import default_rules
@@ -120,7 +120,7 @@ def compare(sample: Sample, folder: Path) -> tuple[dict[str, Figures], dict[str,
     Intrinsics.from_focal(8, 8, 8.0)
     rasteriser.render(scene.mesh(0), np.eye(4), sample.intrinsics)
     start_s = time.perf_counter()
-    condition = render_condition(scene, sample.trajectory, rasteriser, task=Task())
+    condition = Condition.of(condition_frames(scene, sample.trajectory, rasteriser, task=Task()))
     rendered_s = time.perf_counter()
     engine = create_engine(PreviewSettings(), rasteriser)
     frames = list(engine.generate(condition, View(scene, sample.trajectory), task=Task()))

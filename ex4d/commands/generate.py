@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from ex4d.diffusion import View
 
 
@@ -39,10 +41,10 @@ def run(arguments: argparse.Namespace) -> int:
     import numpy as np
 
     from ex4d.clip import read_clip, write_video
-    from ex4d.condition import Condition
     from ex4d.diffusion import create_engine
     from ex4d.errors import InputError
-    from ex4d.raster import create_rasteriser
+    from ex4d.framestore import each_frame
+    from ex4d.raster import ConditionFrame, create_rasteriser
 
     from .engines import chosen_settings
     from .progress import progress_bars
@@ -58,17 +60,19 @@ def run(arguments: argparse.Namespace) -> int:
                 "`ex4d recon`"
             )
             raise InputError("condition_size", msg)
-        seen = mask.frames[..., 0] > 127
         frame_count, height_px, width_px, _ = color.frames.shape
         notes = engine.check(frame_count, width_px, height_px)
-        view = _read_view(arguments, seen.shape) if engine.looks_at_scene else None
-        condition = Condition(
-            np.where(seen[..., None], color.frames, np.uint8(0)),
-            seen,
-            np.full(seen.shape, np.inf, np.float32),
-            seen.mean(axis=(1, 2)),
-        )
-        frames = engine.generate(condition, view, task=task)
+        size = (frame_count, height_px, width_px)
+        view = _read_view(arguments, size) if engine.looks_at_scene else None
+
+        def condition() -> "Iterator[ConditionFrame]":
+            unknown_depth = np.full((height_px, width_px), np.inf, np.float32)
+            for pair in zip(each_frame(color.frames), each_frame(mask.frames), strict=True):
+                seen = pair[1][..., 0] > 127
+                picture = np.where(seen[..., None], pair[0], np.uint8(0))
+                yield ConditionFrame(picture, seen, unknown_depth)
+
+        frames = engine.generate(condition(), view, task=task)
         write_video(arguments.output_video, frames, color.frame_rate, task=task)
     print(f"{arguments.output_video}: made by the engine `{engine.name}`")
     for note in notes:

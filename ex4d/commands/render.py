@@ -29,10 +29,9 @@ def run(arguments: argparse.Namespace) -> int:
     trajectory = chosen_trajectory(arguments, Scene(arguments.scene)).to_document()
     with progress_bars() as task:
         job = RenderJob(scene=(), trajectory=trajectory)
-        condition = pipeline.render(job, arguments.scene, arguments.output, task)
-    coverage = condition.coverage
+        coverage = pipeline.render(job, arguments.scene, arguments.output, task)
     print(
-        f"{arguments.output}: {len(condition)} frames; the source saw {coverage.mean():.0%} of "
+        f"{arguments.output}: {len(coverage)} frames; the source saw {coverage.mean():.0%} of "
         f"them, least in frame {int(coverage.argmin())}: {coverage.min():.0%}"
     )
     return 0

@@ -14,14 +14,13 @@ from ex4d.protocol.documents import EngineSettings, Ex4dSettings, PreviewSetting
 from .warm import WarmModels
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     import numpy as np
     from numpy.typing import NDArray
 
     from ex4d.camera import Trajectory
-    from ex4d.condition import Condition
-    from ex4d.raster import Rasteriser
+    from ex4d.raster import ConditionFrame, Rasteriser
     from ex4d.scene import Scene
     from ex4d.task import Task
 
@@ -64,14 +63,14 @@ class Engine(Protocol):
         ...
 
     def generate(
-        self, condition: Condition, view: View | None, *, task: Task
+        self, condition: Iterable[ConditionFrame], view: View | None, *, task: Task
     ) -> Iterator[NDArray[np.uint8]]:
         """The frames, each (height, width, 3) uint8 sRGB.
 
         Args:
-            condition: What the source shows along the new camera.
+            condition: What the source shows along the new camera; all its frames are taken, once.
             view: Scene and camera; None only for an engine that does not look at them.
-            task: Told about every frame.
+            task: Told about all work but what is done as the condition's frames come.
         """
         ...
 

@@ -14,18 +14,17 @@ filled by pull-push interpolation (Gortler et al., "The Lumigraph", 1996), and s
 gaps along outlines, from the condition itself: there the backdrop would draw dark lines.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ex4d.condition import Condition
 from ex4d.diffusion import View
 from ex4d.dwmesh import DWMesh, default_rules
 from ex4d.protocol.documents import PreviewSettings, UsedPart
-from ex4d.raster import Rasteriser
+from ex4d.raster import ConditionFrame, Rasteriser
 from ex4d.scene import Scene
 from ex4d.task import Task
 
@@ -70,14 +69,14 @@ class PreviewEngine:
         return ()
 
     def generate(
-        self, condition: Condition, view: View | None, *, task: Task
+        self, condition: Iterable[ConditionFrame], view: View | None, *, task: Task
     ) -> Iterator[NDArray[np.uint8]]:
         """The frames; see `Engine`."""
         if view is None:
             raise ValueError("expected scene and camera for the engine preview, found none")
         scene, trajectory = view
         backdrop = build_backdrop(scene, task=task)
-        for index in range(len(trajectory)):
+        for index, frame in enumerate(condition):
             behind = self._rasteriser.render(
                 backdrop, trajectory.cam_to_world[index], trajectory.intrinsics(index)
             )
@@ -86,18 +85,15 @@ class PreviewEngine:
                 # From the backdrop alone: the foreground's colours end at its outline.
                 filled = pull_push(background.astype(np.float32), behind.mask.astype(np.float32))
                 background = np.clip(filled + 0.5, 0, 255).astype(np.uint8)
-            seen = condition.mask[index]
+            seen = frame.mask
             narrow = _narrow_gaps(seen)
             if narrow.any():
-                closed = pull_push(
-                    condition.color[index].astype(np.float32), seen.astype(np.float32)
-                )
+                closed = pull_push(frame.color.astype(np.float32), seen.astype(np.float32))
                 background = np.where(
                     narrow[..., None], (closed + 0.5).astype(np.uint8), background
                 )
-            frame = np.where(seen[..., None], condition.color[index], background)
-            task.step("filling", index + 1, len(trajectory))
-            yield frame
+            task.check()
+            yield np.where(seen[..., None], frame.color, background)
 
 
 def _narrow_gaps(seen: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -238,6 +238,7 @@ class TakeDocument(_Document, frozen=True, kw_only=True):
     #: SHA-256 of the scene's `scene.json`.
     scene_sha256: Sha256
     frame_count: FrameCount
+    #: Of the scene's frames, in which each pose's `source_time` counts.
     frame_rate: FrameRate
     width_px: SidePx
     height_px: SidePx

@@ -34,6 +34,11 @@ class ConditionFrame:
     mask: NDArray[np.bool_]
     depth: NDArray[np.float32]
 
+    @property
+    def coverage(self) -> float:
+        """Share of the pixels that the source saw."""
+        return float(self.mask.mean())
+
 
 @dataclass(frozen=True)
 class Interpolated:

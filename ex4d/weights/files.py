@@ -68,6 +68,22 @@ class PublishedModel:
         """Files of it that the models folder lacks."""
         return [file for file in self.files if not (folder / file.relative_path).is_file()]
 
+    def state(self, folder: Path) -> tuple[tuple[int, ...], ...]:
+        """Size and times of change of each file, empty for a missing one.
+
+        It differs once a file was replaced, and nothing is read for it; `weights_identity` also
+        tells whether what is in them is another.
+        """
+        states: list[tuple[int, ...]] = []
+        for file in self.files:
+            try:
+                stat = (folder / file.relative_path).stat()
+                # A replaced file may have the size and the time of the one before.
+                states.append((stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
+            except OSError:
+                states.append(())
+        return tuple(states)
+
     def require(self, folder: Path) -> None:
         """Refuse to go on without its files.
 

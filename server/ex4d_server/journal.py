@@ -185,13 +185,17 @@ class Journal:
         Raises:
             InputError: `disk_full`.
         """
+        is_final = record.event.state in FINAL_STATES
         self._write(
-            "UPDATE jobs SET event = ?, lost = ?, is_final = ?, updated_s = ? WHERE id = ?",
+            # The request is of no use any more, and may be large.
+            "UPDATE jobs SET event = ?, lost = ?, is_final = ?, updated_s = ?,"
+            " body = CASE WHEN ? THEN x'' ELSE body END WHERE id = ?",
             (
                 msgspec.json.encode(record.event),
                 record.lost,
-                _FINAL if record.event.state in FINAL_STATES else _UNFINISHED,
+                _FINAL if is_final else _UNFINISHED,
                 time.time(),
+                is_final,
                 record.id,
             ),
         )

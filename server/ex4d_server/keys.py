@@ -92,19 +92,28 @@ class FolderKeys:
         return frozenset(self._users.values())
 
     def refresh(self) -> None:
-        """Read the folder again if a file in it changed."""
-        stats = [(path, path.stat()) for path in sorted(self._folder.glob("*.keys"))]
-        signature = tuple((path.name, stat.st_mtime_ns, stat.st_size) for path, stat in stats)
-        if signature == self._signature:
+        """Read the folder again if a file in it changed; one that cannot be read changes nothing.
+
+        `ex4d keys` may remove a file at any moment, and connections of strangers may leave no
+        descriptor to read one with.
+        """
+        try:
+            stats = [(path, path.stat()) for path in sorted(self._folder.glob("*.keys"))]
+            signature = tuple((path.name, stat.st_mtime_ns, stat.st_size) for path, stat in stats)
+            if signature == self._signature:
+                return
+            users: dict[str, str] = {}
+            for path, _ in stats:
+                try:
+                    user = check_user(path.stem)
+                    users |= dict.fromkeys(self._read(user), user)
+                # Bytes that are no text are a ValueError.
+                except (InputError, ValueError) as error:
+                    # One damaged file must not lock out the other users, nor stop the server.
+                    _log.error("keys_unreadable", file=path.name, problem=str(error))
+        except OSError as error:
+            _log.warning("keys_not_read", problem=error.strerror)
             return
-        users: dict[str, str] = {}
-        for path, _ in stats:
-            try:
-                user = check_user(path.stem)
-                users |= dict.fromkeys(self._read(user), user)
-            except InputError as error:
-                # One damaged file must not lock out the other users, nor stop the server.
-                _log.error("keys_unreadable", file=path.name, problem=error.message)
         self._users = users
         self._signature = signature
 

@@ -1,6 +1,7 @@
 """Results of reconstructions, so that the same clip with the same settings is not done twice."""
 
 from collections import OrderedDict
+from collections.abc import Callable
 
 import msgspec
 
@@ -15,41 +16,47 @@ MAX_KNOWN = 256
 
 
 class KnownResults:
-    """What reconstructions of this run of the server ended with, by user and whole request.
+    """What reconstructions of this run of the server ended with, by user, request and weights.
 
     A request names its files by their SHA-256, and the estimator with all its settings. The program
-    and the weights are those of the run: a server that starts anew remembers nothing.
+    is that of the run: a server that starts anew remembers nothing.
 
     Args:
         blobs: Where the results are, unless they were removed for their age or for room.
+        weights_state: `Executor.weights_state`.
     """
 
-    def __init__(self, blobs: BlobStore) -> None:
+    def __init__(self, blobs: BlobStore, weights_state: Callable[[JobRequest], str]) -> None:
         self._blobs = blobs
+        self._weights_state = weights_state
         #: By user, those used longest ago first; no user is left with none.
         self._known: dict[str, OrderedDict[bytes, tuple[FileRef, ...]]] = {}
 
     def __len__(self) -> int:
         return sum(map(len, self._known.values()))
 
-    def add(self, user: str, request: JobRequest, files: tuple[FileRef, ...]) -> None:
-        """Remember the results of a reconstruction; whoever has most loses the oldest."""
+    def key_of(self, request: JobRequest) -> bytes | None:
+        """All that a result depends on, as it is now; None where none is remembered.
+
+        Taken before the work and again after it: if they differ, nobody knows which weights were
+        used.
+        """
         if not isinstance(request, ReconstructJob):
-            return
+            return None
+        return msgspec.json.encode((request, self._weights_state(request)))
+
+    def add(self, user: str, key: bytes, files: tuple[FileRef, ...]) -> None:
+        """Remember the results of a reconstruction; whoever has most loses the oldest."""
         own = self._known.setdefault(user, OrderedDict())
-        key = msgspec.json.encode(request)
         own[key] = files
         own.move_to_end(key)
         while len(self) > MAX_KNOWN:
             heaviest = max(self._known, key=lambda name: len(self._known[name]))
             self._forget(heaviest, next(iter(self._known[heaviest])))
 
-    def find(self, user: str, request: JobRequest) -> tuple[FileRef, ...] | None:
-        """The results of the same request, if all of them are still there; else None."""
-        if not isinstance(request, ReconstructJob):
-            return None
+    def find(self, user: str, key: bytes) -> tuple[FileRef, ...] | None:
+        """The results of the same key, if all of them are still there; else None."""
         own = self._known.get(user, OrderedDict())
-        key = msgspec.json.encode(request)
         files = own.get(key)
         if files is None:
             return None

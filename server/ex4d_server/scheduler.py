@@ -47,6 +47,9 @@ _log = structlog.get_logger(__name__)
 MAX_LOST = 3
 #: Unfinished jobs that a user may have who has no limit of their own.
 USUAL_UNFINISHED = 100
+#: What the requests of a user's unfinished jobs may be in all, as JSON; in memory they are four
+#: times that. The longest job there can be takes 3 MiB.
+MAX_UNFINISHED_BYTES = 32 << 20
 #: Progress is told no more often than this.
 PROGRESS_PERIOD_S = 0.2
 
@@ -56,6 +59,7 @@ class _Job:
 
     def __init__(self, record: JobRecord) -> None:
         self.record = record
+        self.request_bytes = len(msgspec.json.encode(record.request))
         self.cancel = asyncio.Event()
         #: When the current stage began; for the time left.
         self.stage_started_s = 0.0
@@ -109,7 +113,7 @@ class Scheduler:
         #: Whose newest event the journal lacks, because its disk was full.
         self._unsaved: dict[str, JobRecord] = {}
         self._tasks = TaskSet()
-        self._results = KnownResults(blobs)
+        self._results = KnownResults(blobs, executor.weights_state)
         self._is_closing = False
 
     @property
@@ -188,8 +192,15 @@ class Scheduler:
             return self.event_of(user, known)
         self._check_files(user, request)
         allowed = self._limits.of(user).unfinished_jobs or USUAL_UNFINISHED
-        if sum(job.record.user == user for job in self._jobs.values()) >= allowed:
+        unfinished = [job.request_bytes for job in self._jobs.values() if job.record.user == user]
+        if len(unfinished) >= allowed:
             msg = f"expected at most {allowed} unfinished jobs; wait until some have ended"
+            raise InputError("queue_full", msg)
+        if sum(unfinished) + len(msgspec.json.encode(request)) > MAX_UNFINISHED_BYTES:
+            msg = (
+                f"expected at most {MAX_UNFINISHED_BYTES >> 20} MiB of unfinished jobs, with their "
+                "lists of files and cameras, found more; wait until some have ended"
+            )
             raise InputError("queue_full", msg)
         self._blobs.check_room_for_results(
             user, [(user, file.sha256) for file in _files_of(request)]
@@ -239,7 +250,7 @@ class Scheduler:
         if job is None or job.cancel.is_set():
             return event
         job.cancel.set()
-        if event.state == "queued":
+        if job in self._queues.get(user, ()):
             self._queues[user].remove(job)
             self._end(job, state="cancelled")
         else:
@@ -313,7 +324,9 @@ class Scheduler:
         """One attempt, from files to results; leaves the job ended or back in the queue."""
         record = job.record
         folder = self._work_folder / uuid.uuid4().hex
-        self._change(job, state="running", attempt=record.event.attempt + 1, stage="starting")
+        # It may have been cancelled since its turn came.
+        state = "cancelling" if job.cancel.is_set() else "running"
+        self._change(job, state=state, attempt=record.event.attempt + 1, stage="starting")
         log = _log.bind(job=record.id, user=record.user, attempt=record.event.attempt)
         log.info("job_started")
         started_s = time.monotonic()
@@ -369,7 +382,8 @@ class Scheduler:
     async def _attempt(self, job: _Job, folder: Path) -> tuple[FileRef, ...]:
         loop = asyncio.get_running_loop()
         record = job.record
-        known = self._results.find(record.user, record.request)
+        result_key = self._results.key_of(record.request)
+        known = None if result_key is None else self._results.find(record.user, result_key)
         if known is not None:
             return known
         inputs = folder / "inputs"
@@ -395,7 +409,8 @@ class Scheduler:
             )
             self._blobs.adopt_part(key, size_bytes)
             files.append(FileRef(path=name, sha256=key[1], size_bytes=size_bytes))
-        self._results.add(record.user, record.request, tuple(files))
+        if result_key is not None and result_key == self._results.key_of(record.request):
+            self._results.add(record.user, result_key, tuple(files))
         return tuple(files)
 
     def _check_room(self, record: JobRecord) -> None:

@@ -45,6 +45,8 @@ _TICK_S = 0.25
 #: How often old blobs and jobs are removed.
 _CLEAN_S = 3600.0
 _THREADS = 4
+#: Whoever cannot say who they are is shown out after ten seconds.
+_DESCRIPTORS = 65_536
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
@@ -90,6 +92,7 @@ def run_server(
             `no_curve` or `nobody_authorised`.
     """
     keep_freed_memory()
+    _allow_descriptors()
     # libzmq's descriptors do not work with the proactor loop, the default on Windows.
     with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
         runner.run(_serve(config, identity, on_ready, ends_with_stdin=ends_with_stdin))
@@ -192,13 +195,13 @@ async def _tend(front: Front, limits: LimitsFile) -> None:
 
 async def _clean(journal: Journal, blobs: BlobStore, scheduler: Scheduler, keep_s: float) -> None:
     while True:
-        blobs.remove_old()
-        scheduler.remove_old()
         try:
+            blobs.remove_old()
+            scheduler.remove_old()
             journal.remove_old(keep_s)
-        except InputError as error:
+        except (InputError, OSError) as error:
             # Tried again at the next cleaning; the blobs that went may have made room.
-            _log.warning("journal_not_cleaned", code=error.code)
+            _log.warning("not_cleaned", problem=str(error))
         await asyncio.sleep(_CLEAN_S)
 
 
@@ -251,6 +254,21 @@ def _check_reachable(config: ServerConfig, identity: Identity) -> None:
         )
         raise InputError("nobody_authorised", msg)
     _log.warning("nobody_authorised", hint="ex4d keys pair NAME")
+
+
+def _allow_descriptors() -> None:
+    """Use all descriptors that the system grants: each connection takes one, a stranger's too."""
+    try:
+        import resource
+    except ImportError:
+        # Windows sets no such limit.
+        return
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _DESCRIPTORS if most == resource.RLIM_INFINITY else min(_DESCRIPTORS, most)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
+    except (OSError, ValueError) as error:
+        _log.warning("descriptors_not_raised", problem=str(error))
 
 
 def _stop_event(*, ends_with_stdin: bool) -> asyncio.Event:

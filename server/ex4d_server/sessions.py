@@ -21,6 +21,8 @@ from .wire import Delivery, Wire
 
 #: Beyond these the session that was silent for longest is forgotten.
 MAX_SESSIONS = 1024
+#: The same for a user: nobody shall push others out, or open more windows than the disk can empty.
+MAX_USER_SESSIONS = 32
 #: Messages that cannot be read, after which a session ends.
 MAX_STRIKES = 20
 #: Unfinished jobs that one session may watch.
@@ -82,7 +84,7 @@ class Session:
     def send(self, message: ServerMessage, payload: memoryview | None = None) -> None:
         """Send a message; a peer that is gone, or asks without reading, loses its session."""
         if self.is_open:
-            delivery = self._wire.send(self.routing_id, message, payload)
+            delivery = self._wire.send(self.routing_id, message, payload, user=self.user)
             self.is_open = delivery is Delivery.SENT
 
     def refuse(self, in_reply_to: str, code: str, message: str) -> None:
@@ -108,7 +110,7 @@ class Session:
     def post_take_times(self, times: TakeTimes) -> None:
         """Send how long takes have taken, if there are any; of no use to wait for room."""
         if self._minor >= TAKE_TIMES_MINOR and times.times and self.is_open:
-            delivery = self._wire.send(self.routing_id, times)
+            delivery = self._wire.send(self.routing_id, times, user=self.user)
             self.is_open = delivery is not Delivery.GONE
 
     def preview_taken(self, job_id: str) -> None:
@@ -121,7 +123,7 @@ class Session:
         for job_id, event in list(self._held_back.items()):
             if not self.is_open:
                 return
-            delivery = self._wire.send(self.routing_id, event)
+            delivery = self._wire.send(self.routing_id, event, user=self.user)
             if delivery is Delivery.FULL:
                 return
             self.is_open = delivery is Delivery.SENT
@@ -131,7 +133,7 @@ class Session:
                 return
             if job_id in self._previews_under_way:
                 continue
-            delivery = self._wire.send(self.routing_id, preview, pixels)
+            delivery = self._wire.send(self.routing_id, preview, pixels, user=self.user)
             if delivery is Delivery.FULL:
                 return
             self.is_open = delivery is Delivery.SENT
@@ -161,6 +163,9 @@ class Sessions:
     def add(self, session: Session) -> None:
         """Take a new session in place of an older one of the same connection."""
         self.close(session.routing_id)
+        own = [other for other in self._sessions.values() if other.user == session.user]
+        if len(own) >= MAX_USER_SESSIONS:
+            self.close(own[0].routing_id)
         if len(self._sessions) >= MAX_SESSIONS:
             self.close(next(iter(self._sessions)))
         self._sessions[session.routing_id] = session

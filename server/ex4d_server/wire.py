@@ -16,16 +16,41 @@ from .keys import ServerKeys
 
 #: After so many messages in a row the other tasks get their turn.
 _BURST = 16
+#: Parts of messages from this size on are counted until the system has taken them. Of smaller ones
+#: libzmq's own limit lets 16 MiB wait for a connection.
+_COUNTED_BYTES = 16 << 10
+#: What may wait in libzmq for all connections of a user: the windows of sixteen that read slowly.
+MAX_QUEUED_BYTES = 256 << 20
 
 
 class Delivery(Enum):
     """What became of a message."""
 
     SENT = "sent"
-    #: The peer does not read.
+    #: The peer does not read, or all connections of its user together do not read enough.
     FULL = "full"
     #: The peer is not there any more.
     GONE = "gone"
+
+
+class _Held:
+    """The large parts of messages to one user that libzmq may still hold."""
+
+    def __init__(self) -> None:
+        self._parts: list[tuple[zmq.MessageTracker, int]] = []
+        self._size_bytes = 0
+
+    def has_room(self, more_bytes: int) -> bool:
+        """Whether so much more may be sent; only asks what has left where it matters."""
+        if self._size_bytes + more_bytes > MAX_QUEUED_BYTES:
+            self._parts = [part for part in self._parts if not part[0].done]
+            self._size_bytes = sum(size for _, size in self._parts)
+        return self._size_bytes + more_bytes <= MAX_QUEUED_BYTES
+
+    def add(self, parts: list[tuple[zmq.MessageTracker, int]]) -> None:
+        """These were sent."""
+        self._parts += parts
+        self._size_bytes += sum(size for _, size in parts)
 
 
 class Wire:
@@ -45,6 +70,7 @@ class Wire:
         self._loop = asyncio.get_running_loop()
         self._handle: Callable[[Sequence[zmq.Frame]], None] | None = None
         self._is_read_due = False
+        self._held: dict[str, _Held] = {}
 
     def start(self, handle: Callable[[Sequence[zmq.Frame]], None]) -> None:
         """Hand every message's frames to `handle`, which must not raise."""
@@ -58,15 +84,37 @@ class Wire:
         self._loop.remove_reader(self._descriptor)
 
     def send(
-        self, routing_id: bytes, message: ServerMessage, payload: memoryview | None = None
+        self,
+        routing_id: bytes,
+        message: ServerMessage,
+        payload: memoryview | None = None,
+        *,
+        user: str = "",
     ) -> Delivery:
-        """Send one message to one peer."""
-        frames: list[bytes | memoryview] = [routing_id, codec.MAGIC, codec.encode(message)]
-        if payload is not None:
-            frames.append(payload)
+        """Send one message to one peer.
+
+        Credit and requests are no proof that somebody reads: what waits in libzmq is measured.
+
+        Args:
+            routing_id: ZeroMQ's name of the connection.
+            message: What to send.
+            payload: The third frame; copied, since the sender's buffer is used again at once.
+            user: Whose connection it is; empty for messages that are small.
+        """
+        frames: list[bytes | zmq.Frame] = [routing_id, codec.MAGIC]
+        counted: list[tuple[zmq.MessageTracker, int]] = []
+        for part in (codec.encode(message), None if payload is None else bytes(payload)):
+            if part is not None and len(part) >= _COUNTED_BYTES:
+                frame = zmq.Frame(part, track=True, copy=False)
+                counted.append((cast("zmq.MessageTracker", frame.tracker), len(part)))
+                frames.append(frame)
+            elif part is not None:
+                frames.append(part)
+        held = self._held.setdefault(user, _Held()) if counted else None
+        if held is not None and not held.has_room(sum(size for _, size in counted)):
+            return Delivery.FULL
         try:
-            # By copying: the sender's buffer is used again at once.
-            self._socket.send_multipart(frames, zmq.NOBLOCK, copy=True)
+            self._socket.send_multipart(frames, zmq.NOBLOCK, copy=not counted)
         except zmq.Again:
             return Delivery.FULL
         except zmq.ZMQError as error:
@@ -75,6 +123,8 @@ class Wire:
             return Delivery.GONE
         finally:
             self._read_soon()
+        if held is not None:
+            held.add(counted)
         return Delivery.SENT
 
     def _read_soon(self) -> None:

@@ -119,7 +119,7 @@ class PipelineJobs:
             case ReconstructJob():
                 pipeline.reconstruct(request, inputs, output, task, self._warm)
             case RenderJob():
-                pipeline.render(request, inputs, output, task)  # pyright: ignore[reportUnknownMemberType] - it returns arrays
+                pipeline.render(request, inputs, output, task)  # pyright: ignore[reportUnknownMemberType] - it returns an array
             case GenerateJob():
                 pipeline.generate(request, inputs, output, task, self._warm)
 

@@ -69,6 +69,7 @@ def add_waiting_job(folder: Path) -> None:
         request=request,
         sources={},
         folder=str(folder / "take"),
+        shot_id=shot.ex4d_shot.shot_id,
         shot_name=shot.name,
     )
     module("runtime").get().jobs.add(record, bpy.context.scene.session_uid)

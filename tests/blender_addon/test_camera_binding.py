@@ -72,6 +72,28 @@ def test_camera_that_renders_is_put_back(addon, shot, render_camera):
     assert scene.camera == chosen
 
 
+@pytest.mark.parametrize(
+    ("operator", "settings"),
+    [
+        ("add_shake", {"preset": "HANDHELD"}),
+        ("add_lead_in", {"frame_count": 4}),
+        ("add_move", {"move": "orbit_right"}),
+    ],
+)
+@pytest.mark.parametrize("render_camera", ["Render", None])
+def test_writing_keys_leaves_frame_and_camera(addon, shot, operator, settings, render_camera):
+    import bpy
+
+    scene = bpy.context.scene
+    bind(shot.ex4d_shot.camera, 1)
+    bind(add_camera(shot, "Side", 2.0), 13)
+    scene.frame_set(15, subframe=0.25)
+    scene.camera = add_camera(shot, render_camera, 3.0) if render_camera else None
+    before = (scene.frame_current, scene.frame_subframe, scene.camera)
+    assert getattr(bpy.ops.ex4d, operator)(**settings) == {"FINISHED"}
+    assert (scene.frame_current, scene.frame_subframe, scene.camera) == before
+
+
 @pytest.mark.parametrize("seed", range(12))
 def test_camera_of_each_frame_is_the_one_that_blender_makes_active(addon, shot, seed):
     import bpy
@@ -289,15 +311,6 @@ def test_what_cannot_be_seen_through_is_refused_with_the_reason(addon, shot, arr
     with pytest.raises(addon("_vendor.errors").InputError, match=words) as caught:
         places(addon)
     assert caught.value.code == code
-
-
-def test_panel_refuses_a_frame_step_before_generate(addon, shot):
-    import bpy
-
-    bpy.context.scene.frame_step = 2
-    with pytest.raises(addon("_vendor.errors").InputError, match="Step to 1") as caught:
-        addon("panels").take_text(bpy.context, shot)
-    assert caught.value.code == "frame_step"
 
 
 def test_condition_is_drawn_for_the_camera_that_is_seen_through(addon, shot):

@@ -123,12 +123,3 @@ def test_percentage_of_the_resolution_is_honoured(addon, shot):
     bpy.context.scene.ex4d_generate.size = "SCENE"
     trajectory = addon("ops_jobs").take_trajectory(bpy.context, shot)
     assert (trajectory.width_px, trajectory.height_px) == (100, 50)
-
-
-def test_frame_step_is_refused_with_the_reason(addon, shot):
-    import bpy
-
-    bpy.context.scene.frame_step = 2
-    with pytest.raises(addon("_vendor.errors").InputError, match="Step to 1") as caught:
-        addon("ops_jobs").take_trajectory(bpy.context, shot)
-    assert caught.value.code == "frame_step"

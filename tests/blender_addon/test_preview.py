@@ -51,6 +51,7 @@ def job(addon, shot, clock, tmp_path, monkeypatch):
         ),
         sources={},
         folder=str(tmp_path / "take"),
+        shot_id=shot.ex4d_shot.shot_id,
         shot_name=shot.name,
     )
     current = addon("runtime").get()
@@ -135,6 +136,30 @@ def test_preview_is_an_upright_image_in_front_of_the_shots_camera(addon, shot, f
     assert (slot.image, slot.display_depth, slot.alpha) == (image, "FRONT", 1.0)
     assert shot.ex4d_shot.camera.data.show_background_images
     assert not slots_of_source(shot)
+
+
+def test_preview_hangs_before_the_cameras_that_markers_bind(addon, shot, job, clock):
+    import bpy
+
+    cameras = []
+    for name, frame in (("Wide", 1), ("Side", 3), ("Late", 200)):
+        camera = bpy.data.objects.new(name, bpy.data.cameras.new(name))
+        bpy.context.scene.collection.objects.link(camera)
+        camera.parent = shot
+        bpy.context.scene.timeline_markers.new(name, frame=frame).camera = camera
+        cameras.append(camera.data)
+    job.remote.preview, _ = make_preview(addon)
+    addon("pump").tick()
+    (image,) = images(addon)
+    assert [[slot.image for slot in data.background_images] for data in cameras] == [
+        [image],
+        [image],
+        [],
+    ]
+    assert slots(shot) == [], "nobody looks through it"
+    job.remote.preview = None
+    addon("pump").tick()
+    assert_gone(addon)
 
 
 def slots_of_source(shot):
@@ -265,6 +290,14 @@ def test_preview_goes_with_the_next_tick(addon, shot, job, frames, happen):
     happen(addon, job)
     addon("pump").tick()
     assert_gone(addon)
+
+
+def test_preview_stays_where_the_shot_is_renamed(addon, shot, job, frames, clock):
+    shot.name = "Renamed"
+    clock.now_s += 1 / 8
+    addon("pump").tick()
+    np.testing.assert_array_equal(shown(addon), frames[int(clock.now_s * 8) % FRAMES])
+    assert len(slots(shot)) == 1
 
 
 def test_switched_on_again_it_shows_again(addon, job, frames):

@@ -208,7 +208,7 @@ def test_several_are_queued_and_what_the_first_taught_is_told(addon, shot, fake_
         jobs, stage = addon("runtime").get().jobs, addon("jobs").Stage
         assert len(list(jobs)) == 3
         tick_until(addon, lambda: all(job.stage is stage.DONE for job in jobs))
-        takes = addon("strips").takes_of(bpy.context.scene, shot.name)
+        takes = addon("strips").takes_of(bpy.context.scene, shot)
         seeds = [addon("strips").document_of(take).settings.seed for take in takes]
         assert sorted(seeds) == [1, 2, 3]
         assert len({addon("strips").folder_of(take) for take in takes}) == 3

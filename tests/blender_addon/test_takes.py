@@ -36,7 +36,7 @@ def shot(addon, empty_file, tmp_path):
 def takes(addon, shot):
     import bpy
 
-    return addon("strips").takes_of(bpy.context.scene, shot.name)
+    return addon("strips").takes_of(bpy.context.scene, shot)
 
 
 def test_only_the_shots_own_takes_are_listed(addon, shot):
@@ -44,7 +44,8 @@ def test_only_the_shots_own_takes_are_listed(addon, shot):
 
     assert [strip.name for strip in takes(addon, shot)] == ["Tiny preview", "Tiny preview.001"]
     assert addon("panel_takes").describe(takes(addon, shot)[0]) == "seed 7"
-    shot.name = "Renamed"
+    for strip in takes(addon, shot):
+        strip["ex4d_take_shot_id"] = "0123456789abcdef"
     assert takes(addon, shot) == []
     assert addon("ops_takes").chosen_take(bpy.context) is None
 
@@ -67,8 +68,8 @@ def test_next_take_of_a_shot_that_is_gone_is_refused_with_words(addon, shot, seq
 
     collection = addon("compat").strips_of(bpy.context.scene.sequence_editor)
     for take in takes(addon, shot):
-        # As takes of older versions.
-        del take["ex4d_take_shot"]
+        # As takes of the oldest versions.
+        del take["ex4d_take_shot"], take["ex4d_take_shot_id"]
     bpy.context.scene.sequence_editor.active_strip = collection["Tiny preview"]
     bpy.data.objects.remove(shot)
     before = places(addon)
@@ -272,7 +273,7 @@ def test_generate_again_is_refused_where_the_scene_is_another(addon, shot, tmp_p
     path = tmp_path / "scene" / "scene.json"
     path.write_text(path.read_text() + " ")
     with pytest.raises(addon("_vendor.errors").InputError) as caught:
-        addon("ops_takes").scene_of(document, shot.ex4d_shot)
+        addon("strips").scene_of(document, shot.ex4d_shot)
     assert caught.value.code == "scene_other"
 
 
@@ -300,6 +301,39 @@ def test_take_becomes_the_cameras_background_once(addon, shot):
     assert slot.image.source == "SEQUENCE"
     assert (slot.image_user.frame_start, slot.image_user.frame_duration) == (11, 5)
     assert camera.show_background_images
+
+
+def test_take_is_behind_each_camera_that_markers_bind_while_it_lasts(addon, shot):
+    import bpy
+
+    cameras = {}
+    for name, frame in (("Before", 3), ("Wide", 9), ("Side", 13), ("After", 16)):
+        camera = bpy.data.objects.new(name, bpy.data.cameras.new(name))
+        bpy.context.scene.collection.objects.link(camera)
+        camera.parent = shot
+        bpy.context.scene.timeline_markers.new(name, frame=frame).camera = camera
+        cameras[name] = camera.data
+    # One that shares its lens, and one of another shot, which no take of this one sees through.
+    twin = bpy.data.objects.new("Twin", cameras["Side"])
+    bpy.context.scene.collection.objects.link(twin)
+    twin.parent = shot
+    bpy.context.scene.timeline_markers.new("Twin", frame=14).camera = twin
+    other = bpy.data.objects.new("Other shot", None)
+    other.ex4d_shot.is_shot = True
+    foreign = bpy.data.objects.new("Foreign", bpy.data.cameras.new("Foreign"))
+    foreign.parent = other
+    for item in (other, foreign):
+        bpy.context.scene.collection.objects.link(item)
+    bpy.context.scene.timeline_markers.new("Foreign", frame=15).camera = foreign
+    for _ in range(2):
+        assert bpy.ops.ex4d.take_background(strip="Tiny preview") == {"FINISHED"}
+    backed = {data.name for data in bpy.data.cameras if len(data.background_images)}
+    assert backed == {"Wide", "Side"}, "not the shot's own, through which nobody looks"
+    for name in backed:
+        (slot,) = cameras[name].background_images
+        # Each shows the whole take, so that its own frames are right.
+        assert (slot.image_user.frame_start, slot.image_user.frame_duration) == (11, 5)
+        assert "one" in slot.image.filepath
 
 
 def test_trimmed_take_behind_the_camera_shows_each_frame_where_it_belongs(addon, shot):

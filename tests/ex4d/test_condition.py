@@ -8,7 +8,7 @@ import pytest
 
 from ex4d.camera import Intrinsics, Trajectory, move
 from ex4d.clip import Clip
-from ex4d.condition import render_condition
+from ex4d.condition import condition_frames
 from ex4d.depth import Depth
 from ex4d.dwmesh import default_rules
 from ex4d.protocol.documents import DepthInfo
@@ -47,7 +47,7 @@ def first_frame(scene: Scene, camera: Intrinsics, offset: float = 0.0) -> Condit
     moved = Trajectory(
         orbit.width_px, orbit.height_px, cam_to_world, orbit.intrinsics_px, orbit.source_time
     )
-    return render_condition(scene, moved, create_rasteriser(), task=Task()).frame(0)
+    return next(condition_frames(scene, moved, create_rasteriser(), task=Task()))
 
 
 def test_same_camera_shows_the_source_frame(scene: Scene) -> None:

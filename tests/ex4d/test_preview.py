@@ -7,7 +7,7 @@ import pytest
 
 from ex4d.bench.preview import Figures, compare, reduced, sample_scene
 from ex4d.bench.sample import Sample, load_sample
-from ex4d.condition import render_condition
+from ex4d.condition import Condition, condition_frames
 from ex4d.diffusion import View, create_engine
 from ex4d.diffusion.preview import pull_push
 from ex4d.errors import CancelledError
@@ -37,7 +37,7 @@ def test_flickers_no_more_than_half_again_the_truth(figures: dict[str, Figures])
 def test_seen_pixels_are_the_conditions_and_runs_repeat(sample: Sample, tmp_path: Path) -> None:
     scene = sample_scene(sample, tmp_path / "scene")
     rasteriser = create_rasteriser()
-    condition = render_condition(scene, sample.trajectory, rasteriser, task=Task())
+    condition = Condition.of(condition_frames(scene, sample.trajectory, rasteriser, task=Task()))
 
     def run(seed: int) -> list[np.ndarray]:
         engine = create_engine(PreviewSettings(seed=seed), rasteriser)
@@ -58,16 +58,16 @@ def test_seen_pixels_are_the_conditions_and_runs_repeat(sample: Sample, tmp_path
 def test_can_be_cancelled(sample: Sample, tmp_path: Path) -> None:
     scene = sample_scene(sample, tmp_path / "scene")
     rasteriser = create_rasteriser()
-    condition = render_condition(scene, sample.trajectory, rasteriser, task=Task())
-    done: list[Progress] = []
-    task = Task(
-        done.append, lambda: len(done) > 0 and done[-1].stage == "filling" and done[-1].done == 2
-    )
+    condition = Condition.of(condition_frames(scene, sample.trajectory, rasteriser, task=Task()))
+    told: list[Progress] = []
+    frames: list[np.ndarray] = []
+    task = Task(told.append, lambda: len(frames) == 2)
     engine = create_engine(PreviewSettings(), rasteriser)
+    made = engine.generate(condition, View(scene, sample.trajectory), task=task)
     with pytest.raises(CancelledError):
-        list(engine.generate(condition, View(scene, sample.trajectory), task=task))
-    assert done[0].stage == "backdrop"
-    assert done[-1] == Progress("filling", 2, len(sample.trajectory))
+        frames.extend(made)
+    assert {progress.stage for progress in told} == {"backdrop"}
+    assert len(frames) == 2
 
 
 def test_pull_push_keeps_what_is_known_and_spreads_it() -> None:

@@ -1,15 +1,24 @@
 """Jobs against a real server with the fake executor."""
 
+import asyncio
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import msgspec
 import psutil
 import pytest
+from ex4d_server import scheduler as scheduling
+from ex4d_server.blobs import BlobStore, Quotas
+from ex4d_server.config import FakeOptions
+from ex4d_server.executors.fake import FakeExecutor
 from raw_client import RawClient, file_ref, new_id, random_bytes, render_job
+from server_parts import make_scheduler
 from server_process import ServerProcess
 from server_users import add_user
 
+from ex4d.errors import InputError
 from ex4d.protocol.documents import FileRef, PreviewSettings, TakeDocument
 from ex4d.protocol.messages import (
     GenerateJob,
@@ -154,6 +163,54 @@ def test_files_that_do_not_fit_are_refused(client: RawClient, case: str) -> None
         job = ReconstructJob(files=(file,), clip="clip.mp4", depth="depth.npz", name="clip")
     expected = "blob_missing" if case == "other_size" else "job_files"
     assert client.ask_error(JobSubmit(request_id=new_id(), job=job)) == expected
+
+
+def test_cancel_between_queue_and_start(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        with ThreadPoolExecutor() as threads:
+            executor = FakeExecutor(FakeOptions(frame_s=1000.0))
+            blobs = BlobStore(tmp_path / "blobs", Quotas())
+            blobs.add_empty("ada")
+            scheduler = make_scheduler(tmp_path, blobs, executor, threads)
+            scheduler.start()
+            job = render_job([file_ref("scene.json", b"")])
+            event = scheduler.submit("ada", new_id(), job)
+            # Now its turn has come, and nothing has happened yet.
+            await asyncio.sleep(0)
+            assert scheduler.count() == (1, 0)
+            assert scheduler.event_of("ada", event.job_id).state == "queued"
+            assert scheduler.cancel("ada", event.job_id).state == "cancelling"
+            while scheduler.count() != (0, 0):
+                await asyncio.sleep(0.01)
+            assert scheduler.event_of("ada", event.job_id).state == "cancelled"
+            await scheduler.close()
+
+    asyncio.run(scenario())
+
+
+def test_large_requests_of_a_user_are_few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = render_job([file_ref("scene.json", b"")], frame_count=1000)
+    limit_bytes = 3 * len(msgspec.json.encode(job))
+    monkeypatch.setattr(scheduling, "MAX_UNFINISHED_BYTES", limit_bytes)
+
+    async def scenario() -> None:
+        with ThreadPoolExecutor() as threads:
+            blobs = BlobStore(tmp_path / "blobs", Quotas())
+            for user in ("ada", "bob"):
+                blobs.add_empty(user)
+            executor = FakeExecutor(FakeOptions(frame_s=1000.0))
+            scheduler = make_scheduler(tmp_path, blobs, executor, threads)
+            scheduler.start()
+            events = [scheduler.submit("ada", new_id(), job) for _ in range(3)]
+            with pytest.raises(InputError) as caught:
+                scheduler.submit("ada", new_id(), job)
+            assert caught.value.code == "queue_full"
+            scheduler.submit("bob", new_id(), job)
+            scheduler.cancel("ada", events[2].job_id)
+            scheduler.submit("ada", new_id(), job)
+            await scheduler.close()
+
+    asyncio.run(scenario())
 
 
 def test_cancel_while_queued_and_while_running(own_server: OwnServer, connect: Connect) -> None:

@@ -2,6 +2,7 @@
 
 import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -9,7 +10,7 @@ import pytest
 from ex4d_server.journal import SEQ_STEP, JobRecord, Journal
 from raw_client import new_id, render_job
 
-from ex4d.errors import InputError
+from ex4d.errors import InputError, ProtocolError
 
 DAY_S = 86400.0
 
@@ -52,6 +53,19 @@ def test_jobs_outlive_the_process(journal: Journal, path: Path) -> None:
 def test_finished_jobs_are_not_run_again(journal: Journal) -> None:
     finish(journal, journal.add("anna", new_id(), render_job([])))
     assert journal.unfinished() == []
+
+
+def test_request_of_a_finished_job_is_dropped_and_still_known(journal: Journal, path: Path) -> None:
+    request_id, request = new_id(), render_job([], frame_count=1000)
+    record = journal.add("anna", request_id, request)
+    finish(journal, record)
+    assert journal.find_request("anna", request_id, request) == record.id
+    with pytest.raises(ProtocolError) as caught:
+        journal.find_request("anna", request_id, render_job([], frame_count=999))
+    assert caught.value.code == "conflict"
+    journal.close()
+    with closing(sqlite3.connect(path)) as database:
+        assert database.execute("SELECT length(body) FROM jobs").fetchall() == [(0,)]
 
 
 def test_journal_belongs_to_one_process(journal: Journal, path: Path) -> None:

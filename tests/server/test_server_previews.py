@@ -149,7 +149,9 @@ class FakeWire:
         self.room = 0
         self.sent: list[Any] = []
 
-    def send(self, routing_id: bytes, message: Any, payload: memoryview | None = None) -> Delivery:
+    def send(
+        self, routing_id: bytes, message: Any, payload: memoryview | None = None, *, user: str
+    ) -> Delivery:
         if len(self.sent) >= self.room:
             return Delivery.FULL
         self.sent.append(message)

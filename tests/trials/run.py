@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).parent
-NAMES = ("killed_server", "sixteen_clients", "short_jobs", "fuzz")
+NAMES = ("killed_server", "sixteen_clients", "short_jobs", "long_clip", "fuzz")
 
 
 def main() -> None:

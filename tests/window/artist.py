@@ -290,6 +290,8 @@ def shows_the_strips(window: Window) -> Steps:
     side = window.area("PROPERTIES")
     side.ui_type = "SEQUENCE_EDITOR"
     side.spaces.active.view_type = "PREVIEW"
+    # The tools would hide a part of the take.
+    side.spaces.active.show_region_toolbar = False
     with window.over(area=view):
         bpy.ops.screen.area_split(direction="HORIZONTAL", factor=0.4)
     yield SETTLE_S

@@ -4,7 +4,7 @@
 import logging
 import math
 import traceback
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from ex4d.diffusion import View
 from ex4d.diffusion.warm import WarmModels
 from ex4d.errors import InputError
 from ex4d.protocol.documents import Ex4dSettings, UsedPart
+from ex4d.raster import ConditionFrame
 from ex4d.task import Task
 from ex4d.weights.checkpoints import tensor_shapes
 from ex4d.weights.files import models_folder, weights_identity
@@ -149,7 +150,7 @@ class WanEngine:
         return (note,)
 
     def generate(
-        self, condition: Condition, view: View | None, *, task: Task
+        self, condition: Iterable[ConditionFrame], view: View | None, *, task: Task
     ) -> Iterator[NDArray[np.uint8]]:
         """The frames; see `Engine`. Scene and camera are not looked at.
 
@@ -157,8 +158,9 @@ class WanEngine:
             InputError: Of `check_condition`, of loading, `prompt_too_long`, `latents_invalid` or
                 `out_of_memory`.
         """
-        conditioning.check_condition(condition)
-        yield from self._make(condition, task)
+        whole = Condition.of(condition)
+        conditioning.check_condition(whole)
+        yield from self._make(whole, task)
 
     def _make(self, condition: Condition, task: Task) -> NDArray[np.uint8]:
         """The frames; where the card turns out too full, once more with less of it."""

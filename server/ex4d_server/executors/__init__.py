@@ -69,6 +69,13 @@ class Executor(Protocol):
         """What estimates depth for jobs without a depth file, now."""
         ...
 
+    def weights_state(self, request: JobRequest) -> str:
+        """Differs once weights were replaced that the result of a job may depend on.
+
+        Empty where it depends on none. Asked in the event loop: must be quick.
+        """
+        ...
+
     def start(self) -> None:
         """Make ready for work; called once, in the running event loop."""
         ...

@@ -16,7 +16,14 @@ import msgspec
 from ex4d import __version__
 from ex4d.errors import CancelledError, InputError
 from ex4d.protocol.documents import FrameRate, TakeDocument, UsedPart
-from ex4d.protocol.messages import EngineInfo, EstimatorInfo, GenerateJob, ReconstructJob, RenderJob
+from ex4d.protocol.messages import (
+    EngineInfo,
+    EstimatorInfo,
+    GenerateJob,
+    JobRequest,
+    ReconstructJob,
+    RenderJob,
+)
 from ex4d.task import Progress
 from ex4d_server.config import FakeOptions
 from ex4d_server.executors import Preview, Work, WorkerLostError
@@ -50,6 +57,10 @@ class FakeExecutor:
     def __init__(self, options: FakeOptions) -> None:
         self._options = options
         self._attempts: dict[str, int] = {}
+
+    def weights_state(self, request: JobRequest) -> str:
+        """There are none."""
+        return ""
 
     def start(self) -> None:
         """Nothing to make ready."""

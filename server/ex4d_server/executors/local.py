@@ -10,7 +10,7 @@ import msgspec
 import structlog
 
 from ex4d.errors import CancelledError, InputError
-from ex4d.protocol.messages import EngineInfo, EstimatorInfo
+from ex4d.protocol.messages import EngineInfo, EstimatorInfo, JobRequest, ReconstructJob
 from ex4d.task import Progress
 from ex4d_server.config import ServerConfig
 from ex4d_server.executors import Preview, Work, WorkerLostError
@@ -93,6 +93,16 @@ class LocalExecutor:
             )
         return tuple(infos)
 
+    def weights_state(self, request: JobRequest) -> str:
+        """Of all estimators together, for a reconstruction that asks one. See `Executor`."""
+        from ex4d.depth.models import DEPTH_MODELS
+        from ex4d.weights.files import models_folder
+
+        if not isinstance(request, ReconstructJob) or request.depth is not None:
+            return ""
+        folder = models_folder()
+        return repr([model.state(folder) for model in DEPTH_MODELS])
+
     def start(self) -> None:
         """Start the workers, so that the first job does not wait for them."""
         self._idle = [_Worker(device, self._run_job) for device in self._devices]
@@ -108,7 +118,14 @@ class LocalExecutor:
         """Do a job in a worker. See `Executor.run`."""
         worker = self._idle.pop(0)
         if not worker.is_alive():
-            worker = _Worker(worker.device, self._run_job)
+            # What is left of it must not hold the device.
+            worker.kill()
+            try:
+                worker = _Worker(worker.device, self._run_job)
+            except OSError as error:
+                self._idle.append(worker)
+                msg = f"no worker could be started ({error.strerror})"
+                raise WorkerLostError(msg) from error
         self._busy.add(worker)
         canceller = asyncio.create_task(self._cancel_when_told(worker, cancel))
         try:

@@ -1,0 +1,108 @@
+"""Strangers who use up all descriptors stop nothing for longer than they stay."""
+
+import asyncio
+import errno
+import os
+import resource
+import socket
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+import psutil
+import pytest
+from ex4d_server.executors import Work, WorkerLostError
+from ex4d_server.executors import local as local_executor
+from ex4d_server.executors.local import LocalExecutor
+from ex4d_server.keys import FolderKeys
+from raw_client import RawClient, file_ref, random_bytes, render_job
+from server_process import ServerProcess, make_key_pair
+from server_users import add_user
+from worker_jobs import run_test_job
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits another process")
+def test_flood_of_connections_ends_nothing(
+    own_server: Callable[..., ServerProcess], connect: Callable[..., RawClient]
+) -> None:
+    server = own_server("--fake-frame-s", "0")
+    # Somebody may pair, so that unknown keys are looked up as well.
+    server.pairing_link("ben")
+    _, keys = add_user(server)
+    client = connect(server, keys)
+    client.hello()
+    process = psutil.Process(server.pid)
+    assert resource.prlimit(server.pid, resource.RLIMIT_NOFILE)[0] > 1024 or (
+        resource.getrlimit(resource.RLIMIT_NOFILE)[1] <= 1024
+    ), "it takes all that the system grants"
+    few = process.num_fds() + 40
+    resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (few, few))
+    with ExitStack() as stack:
+        for _ in range(60):
+            stack.enter_context(socket.create_connection((server.host, server.port)))
+        deadline_s = time.monotonic() + 10
+        while process.num_fds() < few and time.monotonic() < deadline_s:
+            time.sleep(0.05)
+        assert process.num_fds() == few
+        # Keys are looked at four times a second.
+        time.sleep(1.0)
+        assert process.is_running()
+    while process.num_fds() > few - 40 and time.monotonic() < deadline_s:
+        time.sleep(0.05)
+    content = random_bytes(1000)
+    later = connect(server, keys)
+    later.hello()
+    later.upload([content])
+    job = render_job([file_ref("scene.json", content)])
+    assert later.wait_for_end(later.submit(job)).state == "done"
+
+
+def test_key_file_that_goes_while_it_is_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = FolderKeys(tmp_path)
+    pair = make_key_pair()
+    keys.authorise("ada", pair.public_key)
+    keys.authorise("bob", make_key_pair().public_key)
+    glob = Path.glob
+
+    def revoked_meanwhile(folder: Path, pattern: str) -> list[Path]:
+        found = list(glob(folder, pattern))
+        (folder / "bob.keys").unlink(missing_ok=True)
+        return found
+
+    monkeypatch.setattr(Path, "glob", revoked_meanwhile)
+    keys.refresh()
+    assert keys.users() == {"ada", "bob"}
+    keys.refresh()
+    assert keys.users() == {"ada"}
+    assert keys.user_of(pair.public_key) == "ada"
+
+
+def test_worker_that_cannot_be_started_is_started_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class NoWorker:
+        def __init__(self, *_: object) -> None:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    async def scenario() -> None:
+        executor = LocalExecutor(run_job=run_test_job)
+        executor.start()
+        try:
+            executor._idle[0].kill()
+            work = Work("0" * 32, render_job([]), tmp_path / "inputs", tmp_path / "output")
+            with monkeypatch.context() as patch:
+                patch.setattr(local_executor, "_Worker", NoWorker)
+                for _ in range(2):
+                    with pytest.raises(WorkerLostError, match="Too many open files"):
+                        await executor.run(
+                            work, lambda _: None, asyncio.Event(), show=lambda _: None
+                        )
+            assert len(executor._idle) == executor.slots
+        finally:
+            await executor.close()
+
+    asyncio.run(scenario())
