@@ -29,7 +29,7 @@ ADDON = ROOT / "blender_addon"
 WHEELS_LOCK = ADDON / "wheels.lock"
 MANIFEST = "blender_manifest.toml"
 #: What both ends share, copied into the extension as it stands.
-VENDORED = ("errors.py", "moves.py", "trained.py", "protocol", "client")
+VENDORED = ("errors.py", "moves.py", "source_view.py", "trained.py", "protocol", "client")
 #: Blender's name of each platform, and how the platform tags of its wheels look.
 PLATFORMS = {
     "linux-x64": re.compile(r"manylinux\w+_x86_64"),

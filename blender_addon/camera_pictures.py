@@ -42,6 +42,15 @@ def hang(
     slot.scale = fit_scale(camera_data, render, width_px, height_px)
 
 
+def set_hidden(image: bpy.types.Image, value: bool) -> None:
+    """Hide an image of ours that hangs somewhere, or show it again."""
+    for camera_data in bpy.data.cameras:
+        if camera_data.library is None:
+            for slot in camera_data.background_images:
+                if slot.image == image:
+                    slot.show_background_image = not value
+
+
 def refusal(camera_data: bpy.types.Camera) -> InputError | None:
     """Why no picture can hang before a camera without something else changing; None if one can."""
     if camera_data.library is not None or camera_data.override_library is not None:

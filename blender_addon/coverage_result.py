@@ -59,15 +59,15 @@ def advance(check: coverage.CoverageCheck | None) -> bool:
     Returns:
         Whether there is something new to draw: drawing takes longer than a slice.
     """
-    if check is None or check.is_over:
+    if check is None or check.work.is_over:
         return False
-    shown = int(check.fraction * _SHOWN_STEPS)
-    check.step()
-    if check.result is not None:
+    shown = int(check.work.fraction * _SHOWN_STEPS)
+    check.work.step()
+    if check.work.result is not None:
         scene = scene_jobs.find_scene(check.scene_uid)
         shot = next((item for item in bpy.data.objects if item.session_uid == check.shot_uid), None)
         if scene is not None and shot is not None:
             with in_scene(check.scene_uid):
-                write_result(scene, shot, check.result)
+                write_result(scene, shot, check.work.result)
                 bpy.ops.ed.undo_push(message="Check Coverage")
-    return check.is_over or int(check.fraction * _SHOWN_STEPS) != shown
+    return check.work.is_over or int(check.work.fraction * _SHOWN_STEPS) != shown

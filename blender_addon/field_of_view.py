@@ -37,6 +37,13 @@ def zoom_of(shot: bpy.types.PropertyGroup) -> float:
     return math.tan(shot.scene_field_of_view / 2) / math.tan(shot.field_of_view / 2)
 
 
+def zoomed(intrinsics: PinholeIntrinsics, zoom: float) -> PinholeIntrinsics:
+    """The same with a focal length that many times as long."""
+    return msgspec.structs.replace(
+        intrinsics, fx_px=intrinsics.fx_px * zoom, fy_px=intrinsics.fy_px * zoom
+    )
+
+
 def apply(shot: bpy.types.PropertyGroup) -> None:
     """Bring mesh, pivot and cameras to the field of view that the shot's properties ask for."""
     zoom = zoom_of(shot)
@@ -84,13 +91,10 @@ def scene_document_file(shot: bpy.types.PropertyGroup, folder: Path) -> Path:
     if zoom == 1.0:
         return folder / DOCUMENT_NAME
     document = SceneFiles(folder).document
-    intrinsics = document.intrinsics
     replace = msgspec.structs.replace
     changed = replace(
         document,
-        intrinsics=replace(
-            intrinsics, fx_px=intrinsics.fx_px * zoom, fy_px=intrinsics.fy_px * zoom
-        ),
+        intrinsics=zoomed(document.intrinsics, zoom),
         depth=replace(document.depth, focal_source="user"),
     )
     text = msgspec.json.format(msgspec.json.encode(changed), indent=1)

@@ -36,7 +36,8 @@ def mark(frame: NDArray[np.uint8], occluded: NDArray[np.bool_]) -> NDArray[np.ui
 
 def is_marked(picture: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Which pixels of a picture `mark` painted: (height, width)."""
-    return (picture == MARK).all(axis=-1)
+    red, green, blue = (picture[..., channel] == MARK[channel] for channel in range(3))
+    return red & green & blue
 
 
 def load_sequence(first_file: Path) -> bpy.types.Image:

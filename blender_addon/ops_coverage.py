@@ -14,6 +14,7 @@ from .coverage_result import MOSTLY
 from .ops_connection import StartOperator
 from .shots import NeedsShot, active_shot, required_shot, sampled_frames, take_frames
 from .sidebar import Sidebar
+from .sliced_work import SlicedWork
 from .wording import draw_text
 
 #: EX-4D was trained on turns of up to this (arXiv 2506.05554).
@@ -124,9 +125,10 @@ def current_result(context: bpy.types.Context, shot: bpy.types.Object) -> covera
     """The last measurement, if the path is still the one that was measured."""
     current = runtime.peek()
     check = None if current is None else current.coverage
-    if check is None or check.result is None or check.shot_uid != shot.session_uid:
+    if check is None or check.shot_uid != shot.session_uid:
         return None
-    return check.result if check.result.signature == path_signature(context, shot) else None
+    result = check.work.result
+    return result if result and result.signature == path_signature(context, shot) else None
 
 
 def _is_rigged(context: bpy.types.Context, shot: bpy.types.Object) -> bool:
@@ -150,11 +152,13 @@ class EX4D_OT_check_coverage(NeedsShot, StartOperator):
         check = coverage.CoverageCheck(
             context.scene.session_uid,
             shot.session_uid,
-            coverage.measure(
-                coverage.mesh_of(shot),
-                trajectory,
-                sampled_frames(context, shot),
-                path_signature(context, shot),
+            SlicedWork(
+                coverage.measure(
+                    coverage.mesh_of(shot),
+                    trajectory,
+                    sampled_frames(context, shot),
+                    path_signature(context, shot),
+                )
             ),
         )
         runtime.get().coverage = check
@@ -162,10 +166,10 @@ class EX4D_OT_check_coverage(NeedsShot, StartOperator):
 
 
 def _finish(check: coverage.CoverageCheck) -> None:
-    while not check.is_over:
+    while not check.work.is_over:
         coverage_result.advance(check)
-    if check.error is not None:
-        raise check.error
+    if check.work.error is not None:
+        raise check.work.error
 
 
 class EX4D_PT_coverage(Sidebar, bpy.types.Panel):
@@ -192,14 +196,15 @@ class EX4D_PT_coverage(Sidebar, bpy.types.Panel):
 
     def _draw_check(self, context, shot, check: coverage.CoverageCheck) -> None:
         layout = self.layout
-        if check.error is not None:
-            draw_text(layout, check.error.message, icon="ERROR")
-        elif check.result is None:
-            layout.progress(factor=check.fraction, text="Measuring")
+        work = check.work
+        if work.error is not None:
+            draw_text(layout, work.error.message, icon="ERROR")
+        elif work.result is None:
+            layout.progress(factor=work.fraction, text="Measuring")
         elif current_result(context, shot) is None:
             layout.label(text="The path has changed since it was checked", icon="INFO")
         else:
-            found = check.result
+            found = work.result
             layout.label(
                 text=f"Unseen: {np.mean(found.unseen):.0%} on average, "
                 f"{max(found.unseen):.0%} at {found.worst_frame}"

@@ -128,10 +128,22 @@ class EX4D_PT_clip(ShotSidebar, bpy.types.Panel):
         column.prop(clip, "frame_start")
         if clip.scene_field_of_view > 0:
             column.prop(clip, "field_of_view", slider=True)
+            _draw_repainting(column)
         scale = "Scale: meters, as estimated" if clip.is_metric else "Scale: free until measured"
         column.label(text=scale)
         column.operator("ex4d.measure", icon="DRIVER_DISTANCE")
         column.operator("ex4d.find_scene_folder", icon="FILE_FOLDER")
+
+
+def _draw_repainting(layout: bpy.types.UILayout) -> None:
+    current = runtime.peek()
+    if current is None:
+        return
+    repainter = current.repainter
+    if repainter.error is not None:
+        draw_text(layout, repainter.error.message, icon="ERROR")
+    elif repainter.fraction is not None:
+        layout.progress(factor=repainter.fraction, text="Marking for this field of view")
 
 
 class EX4D_PT_import(ShotSidebar, bpy.types.Panel):

@@ -17,6 +17,7 @@ from . import (
     coverage_result,
     imports,
     preferences,
+    repainting,
     runtime,
     scene_jobs,
     thumbnails,
@@ -55,12 +56,15 @@ def tick() -> float | None:
     if current.sizes.is_counting:
         changed = current.sizes.advance() or changed
     # A render reads the data that is written here.
-    if not bpy.app.is_job_running("RENDER"):
+    if is_rendering():
+        current.condition.hide_old()
+    else:
         changed = imports.advance(current.jobs, current.imports, deadline_s) or changed
         if changed:
             scene_jobs.store()
         current.previews.advance(current.jobs)
         changed = current.condition.advance(deadline_s) or changed
+        changed = current.repainter.advance(deadline_s) or changed
         # Nobody waits for it as for a transfer: a slice must fit into what is left.
         while is_measuring(current) and time.perf_counter() < deadline_s - SLICE_S:
             changed = coverage_result.advance(current.coverage) or changed
@@ -87,9 +91,14 @@ def is_running() -> bool:
     return bpy.app.timers.is_registered(_on_timer)
 
 
+def is_rendering() -> bool:
+    """Whether a render works beside the user interface."""
+    return bpy.app.is_job_running("RENDER")
+
+
 def is_measuring(current: Runtime) -> bool:
     """Whether the coverage of a camera path is being measured."""
-    return current.coverage is not None and not current.coverage.is_over
+    return current.coverage is not None and not current.coverage.work.is_over
 
 
 def redraw() -> None:
@@ -101,6 +110,7 @@ def _pause_s(current: Runtime) -> float | None:
     client = current.connection.client
     is_working = imports.next_import(current.imports) is not None or is_measuring(current)
     is_working = is_working or current.sizes.is_counting or current.condition.is_drawing
+    is_working = is_working or current.repainter.is_painting
     if is_working or current.jobs.is_transferring:
         return BUSY_S
     if condition.is_shown_anywhere():
@@ -137,9 +147,11 @@ def _on_load(_path: str) -> None:
         current.imports.clear()
         current.coverage = None
         current.condition = condition.ConditionPlayer()
-    if scene_jobs.restore():
+        current.repainter = repainting.Repainter()
+    # To show it reads files and writes our own: not for a file that somebody else may have saved.
+    condition.switch_off()
+    if scene_jobs.restore() or current is not None:
         wake()
-    _wake_for_condition()
 
 
 @persistent
@@ -163,15 +175,24 @@ def _around_undo(_scene: bpy.types.Scene) -> None:
     The next tick shows again what still runs.
     """
     camera_pictures.remove_all()
-    _wake_for_condition()
+    current = runtime.peek()
+    if current is None:
+        # From before the file was opened.
+        condition.switch_off()
+        return
+    # It may have changed a field of view, or asks for the condition after the pump has stopped.
+    current.repainter.look()
+    if not is_running():
+        wake()
 
 
-def _wake_for_condition() -> None:
-    """A file or an undo step may ask for it again after the pump has stopped."""
-    if condition.is_shown_anywhere():
-        runtime.get()
-        if not is_running():
-            wake()
+@persistent
+def _on_frame(_scene: bpy.types.Scene, _depsgraph: bpy.types.Depsgraph | None = None) -> None:
+    """At once, not at the next tick: in playback several frames pass until then."""
+    current = runtime.peek()
+    # In a render this is called from its own thread; the next tick does it.
+    if current is not None and not is_rendering():
+        current.condition.hide_old()
 
 
 _HANDLERS = (
@@ -182,6 +203,7 @@ _HANDLERS = (
     (bpy.app.handlers.undo_post, _around_undo),
     (bpy.app.handlers.redo_pre, _around_undo),
     (bpy.app.handlers.redo_post, _around_undo),
+    (bpy.app.handlers.frame_change_post, _on_frame),
 )
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import bpy
 
+from . import pump, runtime
 from ._vendor.errors import InputError
 from .ops_connection import OperatorBase
 from .scene_files import CACHE_FOLDER, SceneFiles, stored_path
@@ -76,6 +77,11 @@ def relink(shot: bpy.types.Object, folder: Path) -> None:
         if image is not None:
             image.filepath = stored_path(path)
             image.reload()
+    current = runtime.peek()
+    if current is not None:
+        # The marks just linked are those of the import's field of view.
+        current.repainter.look()
+        pump.wake()
 
 
 register, unregister = bpy.utils.register_classes_factory((EX4D_OT_find_scene_folder,))

@@ -11,6 +11,7 @@ from .coverage import CoverageCheck
 from .imports import SceneImport
 from .jobs import JobBoard
 from .preview import PreviewPlayer
+from .repainting import Repainter
 from .sending import SceneSizes, SentScenes
 
 
@@ -26,6 +27,7 @@ class Runtime:
     imports: list[SceneImport] = field(default_factory=list)
     previews: PreviewPlayer = field(default_factory=PreviewPlayer)
     condition: ConditionPlayer = field(default_factory=ConditionPlayer)
+    repainter: Repainter = field(default_factory=Repainter)
     #: The last measurement of a camera path, under way or over.
     coverage: CoverageCheck | None = None
 

@@ -7,7 +7,7 @@ import bpy
 import numpy as np
 from numpy.typing import NDArray
 
-from . import documents, material, pictures
+from . import documents, pictures
 from ._vendor.errors import InputError
 from ._vendor.protocol.documents import SceneDocument
 
@@ -30,6 +30,17 @@ def read_document(folder: Path) -> bytes:
     )
 
 
+def decode_document(folder: Path) -> SceneDocument:
+    """What a scene's `scene.json` says.
+
+    Raises:
+        InputError: `scene_invalid` if there is none, or one that is no scene's.
+    """
+    return documents.decode_document(
+        read_document(folder), SceneDocument, where=str(folder), code="scene_invalid"
+    )
+
+
 class SceneFiles:
     """A scene's folder, checked.
 
@@ -42,9 +53,7 @@ class SceneFiles:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.document = documents.decode_document(
-            read_document(folder), SceneDocument, where=str(folder), code="scene_invalid"
-        )
+        self.document = decode_document(folder)
         for sequence in SEQUENCES:
             for index in range(self.document.frame_count):
                 path = self.file(sequence, index)
@@ -71,14 +80,22 @@ class SceneFiles:
         depth[0, :] = depth[-1, :] = depth[:, 0] = depth[:, -1] = border
         return depth
 
-    def marked(self, index: int) -> NDArray[np.uint8]:
-        """Frame `index` with the occluded pixels painted: (height, width, 3) uint8 sRGB.
+    def frame(self, index: int) -> NDArray[np.uint8]:
+        """Frame `index`: (height, width, 3) uint8 sRGB.
 
         Raises:
-            InputError: `image_invalid` if a file is damaged.
+            InputError: `image_invalid` if the file is damaged.
         """
-        frame = np.rint(self._read(self.file("frames", index))[..., :3] * 255).astype(np.uint8)
-        return material.mark(frame, self._read(self.file("occluded", index))[..., 0] > 0.5)
+        pixels = self._read(self.file("frames", index))[..., :3]
+        return np.rint(pixels * 255).astype(np.uint8)
+
+    def occluded(self, index: int) -> NDArray[np.bool_]:
+        """Which vertices of frame `index` are occluded: (height, width).
+
+        Raises:
+            InputError: `image_invalid` if the file is damaged.
+        """
+        return self._read(self.file("occluded", index))[..., 0] > 0.5
 
     def _read(self, path: Path) -> NDArray[np.float32]:
         intrinsics = self.document.intrinsics

@@ -6,6 +6,7 @@ caches and the marked frames, frame by frame. Blender's data changes only in the
 undo and other edits may come between any two steps.
 """
 
+import zlib
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -135,15 +136,32 @@ def _write_cache(scene: SceneFiles, parts: list[_Part]) -> Iterator[list[NDArray
                 points = part_rays * depth[part.pixels.rows, part.pixels.columns, None]
                 writer.write(points)
                 all_points.append(points)
-            pictures.write_png(marked_file(scene.folder, index), scene.marked(index))
+            frame, occluded = scene.frame(index), scene.occluded(index)
+            picture = material.mark(frame, occluded)
+            path = marked_file(scene.folder, index)
+            pictures.write_png(path, picture)
+            hidden = frame[material.is_marked(picture)]
+            hidden_file(path).write_bytes(zlib.compress(hidden.tobytes(), level=1))
             yield all_points
         for writer in writers:
             writer.finish()
 
 
-def marked_file(folder: Path, index: int) -> Path:
-    """Where frame `index` lies with what was never seen painted over."""
-    return folder / CACHE_FOLDER / "marked" / f"{index + 1:04d}.png"
+def marked_file(folder: Path, index: int, zoom: float = 1.0) -> Path:
+    """Where frame `index` lies with what was never seen painted over.
+
+    Args:
+        folder: The scene's.
+        index: Counted from 0.
+        zoom: Of the field of view that the marks are for: see `field_of_view.zoom_of`.
+    """
+    name = "marked" if zoom == 1.0 else f"marked_{zoom:.6f}"
+    return folder / CACHE_FOLDER / name / f"{index + 1:04d}.png"
+
+
+def hidden_file(marked: Path) -> Path:
+    """Where the colours lie that a marked picture of the import hides."""
+    return marked.with_suffix(".hidden")
 
 
 def _find_meshes(session_uids: list[int]) -> list[bpy.types.Mesh]:

@@ -40,10 +40,12 @@ MODES = (
 _DEFAULTS = Ex4dSettings()
 
 
-def _on_condition(_settings: "EX4D_PG_generate", _context: bpy.types.Context) -> None:
+def _on_condition(settings: "EX4D_PG_generate", _context: bpy.types.Context) -> None:
+    if settings.show_condition:
+        runtime.get()
     # The pump shows it, and takes it away.
-    runtime.get()
-    pump.wake()
+    if runtime.peek() is not None:
+        pump.wake()
 
 
 class EX4D_PG_generate(bpy.types.PropertyGroup):

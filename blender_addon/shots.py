@@ -41,7 +41,12 @@ def _apply_switches(shot: "EX4D_PG_shot", _context: bpy.types.Context) -> None:
 
 
 def _apply_field_of_view(shot: "EX4D_PG_shot", _context: bpy.types.Context) -> None:
+    # Both know of shots themselves.
+    from . import pump, runtime
+
     field_of_view.apply(shot)
+    runtime.get().repainter.look()
+    pump.wake()
 
 
 def _clip_node(shot: "EX4D_PG_shot") -> bpy.types.ShaderNodeTexImage | None:

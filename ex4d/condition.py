@@ -5,7 +5,6 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import numpy as np
@@ -16,13 +15,8 @@ from .errors import InputError
 from .framestore import FrameCollector
 from .raster import ConditionFrame, Rasteriser
 from .scene import Scene
+from .source_view import in_source, is_same_lens, is_source_view
 from .task import Task
-
-#: A camera shows the source's own view if that moves no pixel farther than this.
-_SAME_POSE_PX = 0.1
-#: The reference's source and output cameras differ by half a pixel, which it ignores in frame 0;
-#: and a picture that is smaller than the source by a rounded factor may reach beyond it by as much.
-_SAME_INTRINSICS_PX = 0.5
 
 
 @dataclass(frozen=True)
@@ -122,42 +116,14 @@ def condition_frames(
 def _source_view(scene: Scene, trajectory: Trajectory) -> ConditionFrame | None:
     """Output frame 0 if the source saw all of it, from the same place; None otherwise."""
     source, output = scene.intrinsics, trajectory.intrinsics(0)
-    pose = trajectory.cam_to_world[0]
-    focal_px = max(output.fx_px, output.fy_px)
-    turned_px = np.abs(pose[:3, :3] - np.eye(3)).max() * focal_px
-    moved_px = np.abs(pose[:3, 3]).max() / scene.document.nearest_depth * focal_px
-    if max(turned_px, moved_px) > _SAME_POSE_PX:
+    pose = trajectory.cam_to_world[0, :3].ravel().tolist()
+    if not is_source_view(source, output, pose, scene.document.nearest_depth):
         return None
     index = int(trajectory.source_time[0])
     color, depth = scene.frame(index), scene.depth(index)
-    if not _is_same_camera(source, output):
-        left_px, top_px = _in_source(source, output, 0.0, 0.0)
-        right_px, bottom_px = _in_source(source, output, output.width_px, output.height_px)
-        beyond_px = max(-left_px, -top_px, right_px - source.width_px, bottom_px - source.height_px)
-        if beyond_px > _SAME_INTRINSICS_PX:
-            return None
+    if not is_same_lens(source, output):
         color, depth = _resampled(color, depth, source, output)
     return ConditionFrame(color, np.ones(color.shape[:2], np.bool_), depth)
-
-
-def _is_same_camera(source: Intrinsics, output: Intrinsics) -> bool:
-    differences_px = (
-        source.fx_px - output.fx_px,
-        source.fy_px - output.fy_px,
-        source.cx_px - output.cx_px,
-        source.cy_px - output.cy_px,
-    )
-    return (source.width_px, source.height_px) == (output.width_px, output.height_px) and (
-        max(map(abs, differences_px)) <= _SAME_INTRINSICS_PX
-    )
-
-
-def _in_source(source: Intrinsics, output: Intrinsics, x_px: Any, y_px: Any) -> tuple[Any, Any]:
-    """Where points of the output's picture, numbers or arrays, lie in the source's."""
-    return (
-        (x_px - output.cx_px) / output.fx_px * source.fx_px + source.cx_px,
-        (y_px - output.cy_px) / output.fy_px * source.fy_px + source.cy_px,
-    )
 
 
 def _resampled(
@@ -171,7 +137,7 @@ def _resampled(
     )
     size = (scaled.width_px, scaled.height_px)
     color = cv2.resize(color, size, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
-    left_px, top_px = _in_source(scaled, output, 0.5, 0.5)
+    left_px, top_px = in_source(scaled, output, 0.5, 0.5)
     # OpenCV counts pixels from their centres.
     warp = np.array(
         [
@@ -190,11 +156,11 @@ def _resampled(
         np.clip(np.floor(values).astype(np.int64), 0, side_px - 1)
         for values, side_px in (
             (
-                _in_source(source, output, np.arange(output.width_px) + 0.5, 0.0)[0],
+                in_source(source, output, np.arange(output.width_px) + 0.5, 0.0)[0],
                 source.width_px,
             ),
             (
-                _in_source(source, output, 0.0, np.arange(output.height_px) + 0.5)[1],
+                in_source(source, output, 0.0, np.arange(output.height_px) + 0.5)[1],
                 source.height_px,
             ),
         )

@@ -35,7 +35,7 @@ def report(text: str, milliseconds: list[tuple[float, float]]) -> None:
     for name, values in zip(("clock", "processor"), zip(*milliseconds, strict=True), strict=True):
         over = sum(value > BUDGET_MS for value in values)
         print(
-            f"{text:28s} {name:9s} {len(values):4d} x  median {median(values):6.2f} ms  "
+            f"{text:31s} {name:9s} {len(values):4d} x  median {median(values):6.2f} ms  "
             f"longest {max(values):6.2f} ms  over {BUDGET_MS:g} ms: {over}"
         )
 
@@ -75,6 +75,17 @@ def add_waiting_job(folder: Path) -> None:
     module("runtime").get().jobs.add(record, bpy.context.scene.session_uid)
 
 
+def coverage_ticks_ms(tick: Callable[[], object]) -> list[tuple[float, float]]:
+    """Milliseconds of each tick of a measurement: see `timed_ms`."""
+    import bpy
+
+    bpy.ops.ex4d.check_coverage(wait=False)
+    check, ticks = module("runtime").get().coverage, []
+    while not check.work.is_over:
+        ticks += timed_ms(tick, 1)
+    return ticks
+
+
 def measure(folder: Path, width: int, height: int, frame_count: int) -> None:
     """Import a synthetic scene and print all figures."""
     import bpy
@@ -88,6 +99,7 @@ def measure(folder: Path, width: int, height: int, frame_count: int) -> None:
     scene.frame_start, scene.frame_end = 1, frame_count
     bpy.ops.ex4d.add_move(move="orbit_right")
     add_waiting_job(folder)
+    module("repainting").SETTLE_S = 0.0
     pump, redraws = module("pump"), []
     pump.redraw = lambda: redraws.append(1)
     pump.tick()
@@ -95,11 +107,7 @@ def measure(folder: Path, width: int, height: int, frame_count: int) -> None:
     print(f"Blender {bpy.app.version_string}, {width} x {height}, {frame_count} frames")
     report("ticks with nothing new", timed_ms(pump.tick, _IDLE_TICKS))
     print(f"redraws caused by them: {len(redraws)}")
-    bpy.ops.ex4d.check_coverage(wait=False)
-    check, ticks = module("runtime").get().coverage, []
-    while not check.is_over:
-        ticks += timed_ms(pump.tick, 1)
-    report("ticks that measure coverage", ticks)
+    report("ticks that measure coverage", coverage_ticks_ms(pump.tick))
     scene.ex4d_generate.show_condition = True
     ticks = []
     for frame in range(1, 11):
@@ -112,6 +120,12 @@ def measure(folder: Path, width: int, height: int, frame_count: int) -> None:
     report("ticks that keep a condition", timed_ms(pump.tick, _IDLE_TICKS))
     print(f"redraws caused by them: {len(redraws)}")
     scene.ex4d_generate.show_condition = False
+    shot.ex4d_shot.field_of_view *= 1.2
+    repainter, ticks = module("runtime").get().repainter, []
+    while repainter.is_painting:
+        ticks += timed_ms(pump.tick, 1)
+    report("ticks that paint marks anew", ticks)
+    report("the same, by another lens", coverage_ticks_ms(pump.tick))
     warnings = module("ops_coverage").warnings
     report("warnings, as drawn", timed_ms(lambda: warnings(bpy.context, shot), 50))
 

@@ -233,7 +233,7 @@ def test_coverage_is_measured_on_the_frames_of_the_step(addon, shot):
 
     scene = bpy.context.scene
     assert bpy.ops.ex4d.check_coverage() == {"FINISHED"}
-    found = addon("runtime").get().coverage.result
+    found = addon("runtime").get().coverage.work.result
     assert list(found.frames) == [11, 14, 17, 20, 23, 26, 29]
     curve = next(
         curve for curve in addon("compat").fcurves_of(shot) if curve.data_path == '["ex4d_unseen"]'
@@ -246,7 +246,7 @@ def test_coverage_is_measured_on_the_frames_of_the_step(addon, shot):
     scene.frame_step = 1
     assert addon("ops_coverage").current_result(bpy.context, shot) is None
     assert bpy.ops.ex4d.check_coverage() == {"FINISHED"}
-    every = addon("runtime").get().coverage.result
+    every = addon("runtime").get().coverage.work.result
     assert found.unseen == every.unseen[::3]
 
 

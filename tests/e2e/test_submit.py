@@ -1,7 +1,9 @@
 """`ex4d submit` as a user types it, against a real server in a process of its own."""
 
 import json
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from fractions import Fraction
 from pathlib import Path
 
@@ -72,8 +74,9 @@ def test_interrupting_cancels_the_job(folder: Path, monkeypatch: pytest.MonkeyPa
         monkeypatch.setattr(Progress, "update", interrupt)
         assert main([*recon_arguments(folder), "--output", str(folder / "scene")]) == 130
     assert not (folder / "scene").exists()
-    log = [json.loads(line) for line in (folder / "server.log").read_text().splitlines()]
-    assert [line["state"] for line in log if line["event"] == "job_stopped"] == ["cancelled"]
+    with closing(sqlite3.connect(folder / "server" / "journal.sqlite3")) as journal:
+        ((event,),) = journal.execute("SELECT event FROM jobs").fetchall()
+    assert json.loads(event)["state"] == "cancelled"
 
 
 def test_no_server_is_told_soon(

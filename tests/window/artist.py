@@ -233,9 +233,9 @@ def checks_coverage(window: Window) -> Steps:
     """The button; then there are a curve and markers."""
     yield from window.click("ex4d.check_coverage")
     runtime = module("runtime")
-    yield from window.wait_for(lambda: runtime.get().coverage.is_over, "the coverage", 120.0)
+    yield from window.wait_for(lambda: runtime.get().coverage.work.is_over, "the coverage", 120.0)
     window.picture("4_coverage")
-    found = runtime.get().coverage.result
+    found = runtime.get().coverage.work.result
     assert len(found.unseen) == CLIP_FRAMES
     # The orbit begins at the source's own view.
     assert 2 * found.unseen[0] < max(found.unseen) < 0.6, found.unseen
@@ -269,7 +269,7 @@ def generates(window: Window) -> Steps:
     (take,) = takes()
     assert [strip.mute for strip in strips()] == [False, True, True]
     assert len(take.elements) == CLIP_FRAMES
-    told = module("runtime").get().coverage.result.unseen
+    told = module("runtime").get().coverage.work.result.unseen
     for frame in (1, CLIP_FRAMES // 2, CLIP_FRAMES):
         unseen = unseen_share(take, frame)
         window.figure(f"unseen in the take's frame {frame}", unseen)
