@@ -157,8 +157,9 @@ class LocalServer:
         assert self._process.stdin is not None  # noqa: S101 - it was opened as a pipe
         try:
             self._process.stdin.write(line)
-        except BrokenPipeError:
-            # The child has ended already: `poll` will tell, with the end of its log.
+        except OSError:
+            # A broken pipe, which Windows calls an invalid argument: the child has ended already.
+            # `poll` will tell, with the end of its log.
             return
 
     def _end_input(self) -> None:

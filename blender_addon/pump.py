@@ -59,7 +59,10 @@ def tick() -> float | None:
     if is_rendering():
         current.condition.hide_old()
     else:
-        changed = imports.advance(current.jobs, current.imports, deadline_s) or changed
+        if imports.advance(current.jobs, current.imports, deadline_s):
+            changed = True
+            # Importing a scene anew takes what was painted of it before.
+            current.repainter.look()
         if changed:
             scene_jobs.store()
         current.previews.advance(current.jobs)

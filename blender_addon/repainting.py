@@ -17,7 +17,7 @@ import bpy
 from . import coverage, pictures
 from ._vendor.errors import Ex4dError
 from .redraw import redraw_views
-from .scene_files import CACHE_FOLDER, stored_path
+from .scene_files import stored_path
 from .scene_import import marked_file
 from .sliced_work import SlicedWork
 
@@ -109,10 +109,10 @@ def _next_wish() -> _Wish | None:
             continue
         mesh = coverage.mesh_of(item)
         shown = Path(bpy.path.abspath(shot.marked_image.filepath)).parent
+        wanted = marked_file(mesh.folder, 0, mesh.zoom).parent
+        is_lost = mesh.zoom != 1.0 and not wanted.is_dir()
         # A folder that is gone altogether is for the user to find.
-        if shown.name != marked_file(mesh.folder, 0, mesh.zoom).parent.name and (
-            (mesh.folder / CACHE_FOLDER).is_dir()
-        ):
+        if (shown.name != wanted.name or is_lost) and wanted.parent.is_dir():
             return _Wish(item.session_uid, mesh)
     return None
 

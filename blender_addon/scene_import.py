@@ -6,6 +6,7 @@ caches and the marked frames, frame by frame. Blender's data changes only in the
 undo and other edits may come between any two steps.
 """
 
+import shutil
 import zlib
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack
@@ -120,6 +121,9 @@ def _write_cache(scene: SceneFiles, parts: list[_Part]) -> Iterator[list[NDArray
     folder = scene.folder / CACHE_FOLDER
     marked_folder = folder / "marked"
     marked_folder.mkdir(parents=True, exist_ok=True)
+    for painted in folder.glob("marked_*"):
+        # By other fields of view, perhaps of other depth.
+        shutil.rmtree(painted, ignore_errors=True)
     rays = [part.pixels.rays(document.intrinsics) for part in parts]
     with ExitStack() as stack:
         writers: list[dwmesh.PointCacheWriter] = []

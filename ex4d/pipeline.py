@@ -27,6 +27,7 @@ from .raster import Rasteriser, create_rasteriser
 from .scene import Scene, write_scene
 from .take import Take, frame_name, write_condition_frame, write_take
 from .task import Task
+from .video import MediaLimits
 
 
 def reconstruct(
@@ -86,7 +87,8 @@ def render(job: RenderJob, inputs: Path, output: Path, task: Task) -> NDArray[np
     Returns:
         (frames,): share of each frame's pixels that the source saw.
     """
-    scene, trajectory = Scene(inputs), Trajectory.from_document(job.trajectory)
+    trajectory = _checked(job)
+    scene = Scene(inputs)
     coverage: list[float] = []
     with whole_folder(output) as temporary:
         for name in ("color", "mask", "depth"):
@@ -114,8 +116,8 @@ def generate(
         task: Progress and cancellation.
         warm: Keeps models between jobs.
     """
+    trajectory = _checked(job)
     scene = Scene(inputs)
-    trajectory = Trajectory.from_document(job.trajectory)
     rasteriser = create_rasteriser()
     engine = create_engine(job.settings, rasteriser, warm)
     notes = engine.check(len(trajectory), trajectory.width_px, trajectory.height_px)
@@ -151,6 +153,19 @@ def generate(
         lambda condition: engine.generate(condition, View(scene, trajectory), task=task),
         task=task,
     )
+
+
+def _checked(job: RenderJob | GenerateJob) -> Trajectory:
+    """The trajectory of a job, if its pictures are no larger and no more than a clip's may be.
+
+    Raises:
+        InputError: `clip_too_large`, or of `Trajectory.from_document`.
+    """
+    document, limits = job.trajectory, MediaLimits()
+    limits.check_frame("the shot", document.width_px, document.height_px)
+    frame_bytes = 3 * document.width_px * document.height_px
+    limits.check_total("the shot", len(document.poses), frame_bytes)
+    return Trajectory.from_document(document)
 
 
 def _part(role: str, part: Rasteriser | Engine) -> UsedPart:

@@ -5,7 +5,6 @@ The bound of a stage is the arithmetic that it asks for, counted while it runs f
 at the rate of a large matrix product in the stage's precision, measured in the same run.
 """
 
-import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -315,6 +314,11 @@ def _name_of(device: torch.device) -> str:
 def _peak_bytes(device: torch.device) -> float:
     if device.type == "cuda":
         return float(torch.cuda.max_memory_allocated())
+    try:
+        import resource
+    except ImportError:
+        # Windows.
+        return float("nan")
     # Linux counts in KiB, macOS in bytes.
     unit_bytes = 1 if sys.platform == "darwin" else 1024
     return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit_bytes)

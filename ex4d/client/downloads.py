@@ -8,7 +8,6 @@ what was lost is found by its hash and can be fetched again.
 
 import errno
 import hashlib
-import re
 import shutil
 import uuid
 from collections.abc import Callable, Generator
@@ -17,7 +16,7 @@ from io import FileIO
 from pathlib import Path
 
 from ..errors import Ex4dError, ProtocolError, TransferError
-from ..protocol.documents import FileRef
+from ..protocol.documents import FileRef, is_portable
 from ..protocol.messages import BlobAbort, BlobChunk, BlobCredit, BlobFetch, Error
 from .session import Session
 from .slices import SLICE_BYTES, Digest, Pace
@@ -26,8 +25,6 @@ from .slices import SLICE_BYTES, Digest, Pace
 #: queues few messages for a client that does not read.
 _MAX_AHEAD = 64
 _FULL_ERRORS = (errno.ENOSPC, errno.EDQUOT)
-#: Names that Windows keeps for devices, with any suffix.
-_DEVICE = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\..*)?", re.IGNORECASE)
 
 
 class Download:
@@ -333,9 +330,7 @@ def _check_names(files: tuple[FileRef, ...]) -> None:
     """
     seen: dict[str, str] = {}
     for file in files:
-        parts = file.path.split("/")
-        is_device = any(_DEVICE.fullmatch(part) or part.endswith(".") for part in parts)
-        if is_device or file.path.lower() in seen:
+        if not is_portable(file.path) or file.path.lower() in seen:
             text = f"expected results with plain, different names, found {file.path}"
             raise ProtocolError("job_results", text)
         seen[file.path.lower()] = file.path

@@ -6,6 +6,7 @@ start at 0001. Lengths are in scene units (metres where `DepthInfo.unit` says so
 """
 
 import math
+import re
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
@@ -27,6 +28,15 @@ ShortText = Annotated[str, Meta(max_length=256)]
 Prompt = Annotated[str, Meta(max_length=2000)]
 LoraName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}\Z")]
 Positive = Annotated[float, Meta(gt=0.0)]
+
+
+#: Names that Windows keeps for devices, with any suffix.
+_DEVICE = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\..*)?", re.IGNORECASE)
+
+
+def is_portable(path: str) -> bool:
+    """Whether a `RelativePath` names a file on every system: no device, no dot that gets lost."""
+    return not any(_DEVICE.fullmatch(part) or part.endswith(".") for part in path.split("/"))
 
 
 class _Document(Struct, frozen=True, forbid_unknown_fields=True):

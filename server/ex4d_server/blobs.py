@@ -30,6 +30,7 @@ from .limits import LimitsFile
 
 _log = structlog.get_logger(__name__)
 
+_IS_WINDOWS = os.name == "nt"
 _PART = ".part"
 _READ_BYTES = 4 << 20
 #: What must be left for results when a job is taken on; how large they get is not known then.
@@ -205,7 +206,8 @@ class BlobStore:
         key = (user, hashlib.sha256().hexdigest())
         path = self._path(key)
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        path.touch(mode=0o400)
+        path.touch(mode=0o600)
+        _protect(path)
         self._count(self._blobs, key, 0)
 
     def take_file(self, user: str, source: Path) -> tuple[BlobKey, int]:
@@ -226,8 +228,7 @@ class BlobStore:
         key = (user, digest.hexdigest())
         path = self._path(key)
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        source.chmod(0o400)
-        source.replace(path)
+        _place(source, path)
         return key, size_bytes
 
     def pin(self, job_id: str, keys: Iterable[BlobKey]) -> None:
@@ -378,15 +379,32 @@ class PartWriter:
                 "while it was sent: submit again"
             )
             raise TransferError("blob_corrupt", msg)
-        # Jobs get links to this very file: nobody may change it any more.
-        self._path.chmod(0o400)
-        self._path.replace(self._path.with_suffix(""))
+        _place(self._path, self._path.with_suffix(""))
 
     def close(self) -> None:
         """Stop writing; the part stays as it is."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
+
+
+def _protect(path: Path) -> None:
+    """Let nobody change a blob any more: jobs get links to this very file."""
+    # Windows neither removes nor replaces a file without the right to write it.
+    if not _IS_WINDOWS:
+        path.chmod(0o400)
+
+
+def _place(source: Path, path: Path) -> None:
+    """Make a whole file the blob that its content says, which may be there already."""
+    _protect(source)
+    try:
+        source.replace(path)
+    except PermissionError:
+        # Windows replaces no file that is being read; what is there is the same.
+        if not path.exists():
+            raise
+        source.unlink()
 
 
 @contextmanager

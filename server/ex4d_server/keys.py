@@ -15,6 +15,7 @@ import structlog
 import zmq
 
 from ex4d.errors import InputError
+from ex4d.protocol.documents import is_portable
 from ex4d.protocol.keys import key_to_bytes
 
 from .config import private_folder, write_private
@@ -213,10 +214,10 @@ def check_user(user: str) -> str:
     Raises:
         InputError: `user_name`.
     """
-    if not _USER.fullmatch(user):
+    if not (_USER.fullmatch(user) and is_portable(user)):
         msg = (
             "expected a name of 1 to 32 lower-case letters, digits, - and _ that starts with a "
-            f"letter or digit, found {user!r}"
+            f"letter or digit and is no device of Windows, found {user!r}"
         )
         raise InputError("user_name", msg)
     return user

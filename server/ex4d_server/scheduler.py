@@ -17,7 +17,7 @@ import msgspec
 import structlog
 
 from ex4d.errors import CancelledError, Ex4dError, InputError
-from ex4d.protocol.documents import FileRef
+from ex4d.protocol.documents import FileRef, is_portable
 from ex4d.protocol.messages import (
     MAX_FILES_PER_MESSAGE,
     EngineInfo,
@@ -278,6 +278,9 @@ class Scheduler:
         names = {path.casefold() for path in paths}
         if len(names) < len(files) or names & {name.rpartition("/")[0] for name in names}:
             msg = "expected each path once and none as another's folder, found one twice; rename it"
+            raise InputError("job_files", msg)
+        if unusable := [path for path in paths if not is_portable(path)]:
+            msg = f"expected names that every system has for files, found {unusable[0]}; rename it"
             raise InputError("job_files", msg)
         if isinstance(request, ReconstructJob):
             needed = [path for path in (request.clip, request.depth) if path is not None]

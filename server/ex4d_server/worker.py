@@ -11,6 +11,7 @@ import sys
 import threading
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -135,7 +136,9 @@ def serve_pipe(connection: Connection, device: str, run_job: RunJob) -> None:
     # Ctrl-C in a terminal reaches this process too; the server decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # The server's standard output may be a pipe that carries a protocol.
-    os.dup2(2, 1)
+    with suppress(OSError):
+        # Windows gives a worker none where the server's is no console.
+        os.dup2(2, 1)
     if device:
         os.environ["CUDA_VISIBLE_DEVICES"] = device
     cancelled = threading.Event()

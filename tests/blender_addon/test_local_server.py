@@ -1,5 +1,6 @@
 """The child process that Blender starts, tried with small programs in the place of `ex4d`."""
 
+import errno
 import os
 import sys
 import time
@@ -99,6 +100,24 @@ def test_failure_says_why(start, lines, words):
     poll_until(server, "failed")
     for word in words:
         assert word in server.problem.message
+
+
+@pytest.mark.parametrize("number", [errno.EPIPE, errno.EINVAL], ids=["POSIX", "Windows"])
+def test_child_that_ended_before_it_was_told_anything_says_why(start, monkeypatch, number):
+    server = start("sys.exit('too old')")
+
+    class BrokenPipe:
+        def write(self, line):
+            raise OSError(number, os.strerror(number))
+
+        def close(self):
+            """Nothing was opened."""
+
+    server._end_input()
+    monkeypatch.setattr(server._process, "stdin", BrokenPipe())
+    server._send(b"line")
+    poll_until(server, "failed")
+    assert "too old" in server.problem.message
 
 
 def test_silent_child_fails_after_the_timeout(start, addon, monkeypatch):

@@ -146,6 +146,20 @@ def test_the_newest_few_are_kept(addon, shot, folder):
     assert shown_folder(shot) in kept
 
 
+def test_scene_imported_anew_is_painted_by_its_new_depth(addon, shot, folder):
+    import bpy
+
+    shot.ex4d_shot.field_of_view = NARROW_RAD
+    settle(addon)
+    before = marked(addon, shot, 1)
+    write_exr(folder / "depth" / "0002.exr", np.full((HEIGHT, WIDTH), 5.0, np.float32))
+    assert bpy.ops.ex4d.import_scene(directory=str(folder)) == {"FINISHED"}
+    assert not shown_folder(shot).is_dir()
+    addon("runtime").get().repainter.look()
+    settle(addon)
+    assert marked(addon, shot, 1).mean() < before.mean()
+
+
 def test_coverage_and_condition_use_the_marks_of_the_field_of_view(addon, shot):
     """Before anything is painted."""
     import bpy

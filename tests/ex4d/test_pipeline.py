@@ -5,6 +5,7 @@ from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -13,6 +14,7 @@ from ex4d.camera import Intrinsics, move
 from ex4d.clip import Clip
 from ex4d.depth import Depth
 from ex4d.dwmesh import default_rules
+from ex4d.errors import InputError
 from ex4d.protocol.documents import DepthInfo, PreviewSettings, TrajectoryDocument
 from ex4d.protocol.messages import GenerateJob, RenderJob
 from ex4d.scene import Scene, write_scene
@@ -87,3 +89,27 @@ def test_take_says_what_was_seen_and_progress_goes_on(scene: Scene, tmp_path: Pa
     # Stages that take turns would tell no time that is left.
     assert list(dict.fromkeys(progress.stage for progress in told)) == ["backdrop", "rendering"]
     assert [progress.done for progress in told if progress.stage == "rendering"] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("run", [render, generate])
+@pytest.mark.parametrize(
+    ("width_px", "height_px", "frame_count"),
+    [(8192, 8192, 1), (4096, 4096, 400)],
+    ids=["picture", "all together"],
+)
+def test_shots_larger_than_a_clip_may_be_are_refused(
+    run: Callable[[Scene, int, Path, Task], None],
+    width_px: int,
+    height_px: int,
+    frame_count: int,
+    scene: Scene,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plain = trajectory(frame_count)
+    larger = msgspec.structs.replace(plain, width_px=width_px, height_px=height_px)
+    monkeypatch.setattr(f"{__name__}.trajectory", lambda _: larger)
+    with pytest.raises(InputError) as caught:
+        run(scene, frame_count, tmp_path / "output", Task())
+    assert caught.value.code == "clip_too_large"
+    assert not list(tmp_path.iterdir())

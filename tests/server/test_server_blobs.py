@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+from ex4d_server import blobs as blobs_module
 from ex4d_server.blobs import BlobStore
 from ex4d_server.config import Quotas
 from raw_client import file_ref, random_bytes
@@ -180,3 +181,45 @@ def test_linked_input_cannot_change_the_blob(tmp_path: Path) -> None:
     blobs = BlobStore(tmp_path, Quotas())
     path = blobs.path_of(store(blobs, b"content"))
     assert not path.stat().st_mode & 0o222
+
+
+def test_blobs_can_be_replaced_and_removed_on_windows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which neither removes nor replaces what nobody may write, nor replaces what is open."""
+    unlink, replace = Path.unlink, Path.replace
+    is_open: set[Path] = set()
+
+    def refuse_protected(path: Path) -> None:
+        if path.exists() and not path.stat().st_mode & 0o200:
+            raise PermissionError(errno.EACCES, "Access is denied", str(path))
+
+    def windows_unlink(path: Path, missing_ok: bool = False) -> None:
+        refuse_protected(path)
+        unlink(path, missing_ok)
+
+    def windows_replace(path: Path, target: Path) -> Path:
+        refuse_protected(target)
+        if target in is_open:
+            raise PermissionError(errno.EACCES, "Access is denied", str(target))
+        return replace(path, target)
+
+    monkeypatch.setattr(blobs_module, "_IS_WINDOWS", True)
+    monkeypatch.setattr(Path, "unlink", windows_unlink)
+    monkeypatch.setattr(Path, "replace", windows_replace)
+    store = BlobStore(tmp_path / "blobs", Quotas())
+    source = tmp_path / "result"
+
+    def take() -> tuple[str, str]:
+        source.write_bytes(b"the same")
+        key, size_bytes = store.take_file("ada", source)
+        store.adopt_part(key, size_bytes)
+        assert not source.exists()
+        assert store.path_of(key).read_bytes() == b"the same"
+        return key
+
+    assert take() == take()
+    path = store.path_of(take())
+    is_open.add(path)
+    store._remove(take())
+    assert not path.exists()

@@ -144,7 +144,13 @@ def test_missing_files_are_named(client: RawClient) -> None:
         client.wait_for(JobAccepted)
 
 
-@pytest.mark.parametrize("case", ["twice", "case", "folder", "clip_absent", "other_size"])
+@pytest.mark.parametrize(
+    "case",
+    [
+        *("twice", "case", "folder", "clip_absent", "other_size"),
+        *("NUL.mp4", "frames/aux.png", "Com1/clip.mp4", "clip."),
+    ],
+)
 def test_files_that_do_not_fit_are_refused(client: RawClient, case: str) -> None:
     content = random_bytes(100)
     client.upload([content])
@@ -157,6 +163,9 @@ def test_files_that_do_not_fit_are_refused(client: RawClient, case: str) -> None
         job = render_job([file, file_ref("CLIP.mp4", content)])
     elif case == "folder":
         job = render_job([file_ref("frames", content), file_ref("frames/0001.png", content)])
+    elif case in ("NUL.mp4", "frames/aux.png", "Com1/clip.mp4", "clip."):
+        # Windows would open a device, or another file.
+        job = render_job([file_ref(case, content)])
     elif case == "other_size":
         job = render_job([FileRef(path="scene.json", sha256=file.sha256, size_bytes=99)])
     else:

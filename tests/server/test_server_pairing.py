@@ -138,6 +138,7 @@ def test_two_machines_of_one_user(tmp_path: Path) -> None:
         ("Anna", None, "user_name"),
         ("../anna", None, "user_name"),
         ("", None, "user_name"),
+        ("con", None, "user_name"),
         ("a" * 33, None, "user_name"),
         ("anna", "short", "key_invalid"),
         ("anna", "ü" * 40, "key_invalid"),

@@ -172,6 +172,19 @@ def test_worker_found_dead_between_jobs_is_replaced(tmp_path: Path) -> None:
     with_executor(scenario)
 
 
+def test_worker_without_a_standard_error_starts() -> None:
+    """As on Windows, where the server has no console: it waits for work until the server ends."""
+    script = (
+        "import multiprocessing, os\n"
+        "from ex4d_server.worker import serve_pipe\n"
+        "ours, theirs = multiprocessing.Pipe()\n"
+        "ours.close()\n"
+        "os.close(2)\n"
+        "serve_pipe(theirs, '', print)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", script], timeout=60, check=False).returncode == 0
+
+
 def test_previews_come_through(tmp_path: Path) -> None:
     async def scenario(executor: LocalExecutor) -> None:
         shown: list[Preview] = []
