@@ -181,7 +181,7 @@ class Connection:
             LinkState.CONNECTING: f"Connecting to {place}…",
             LinkState.PAIRING: f"Pairing with {place}…",
             LinkState.READY: f"Connected to {place}",
-            LinkState.LOST: f"Connection to {place} lost, trying again…",
+            LinkState.LOST: "Connection lost, trying again…",
             LinkState.REFUSED: f"Refused by {place}",
         }[state]
         return Status(state, headline, advice)

@@ -71,7 +71,7 @@ class LocalServer:
         except OSError as error:
             message = (
                 f"expected to start the ex4d program {executable}, found: {error.strerror}; choose "
-                "it in the extension's preferences"
+                "it as Program, under Server or in the extension's preferences"
             )
             raise InputError("server_executable", message) from error
         handover = json.dumps({"client_public_key": client_public_key, "user": "local"})

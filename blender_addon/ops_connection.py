@@ -3,7 +3,6 @@
 
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import bpy
 
@@ -253,7 +252,9 @@ class EX4D_OT_start_server(OperatorBase):
     def poll(cls, context: bpy.types.Context) -> bool:
         """Only where it does not run and a program is chosen."""
         if not preferences.get(context).executable:
-            cls.poll_message_set("Choose the ex4d program in the extension's preferences first")
+            cls.poll_message_set(
+                "Choose the ex4d program first, under Server or in the extension's preferences"
+            )
             return False
         if _server_runs():
             cls.poll_message_set("The local server runs already")
@@ -311,26 +312,16 @@ class EX4D_OT_copy_public_key(OperatorBase):
 
 
 class EX4D_OT_open_folder(bpy.types.Operator):
-    """Show the folder in the system's file browser"""
+    """Show the extension's cache folder in the system's file browser"""
 
     bl_idname = "ex4d.open_folder"
     bl_label = "Open Cache Folder"
     bl_options = {"REGISTER", "INTERNAL"}
 
-    request_id: bpy.props.StringProperty(options={"HIDDEN", "SKIP_SAVE"})
-
     def execute(self, context: bpy.types.Context) -> set[str]:
-        """Open the folder of a job, or the cache."""
+        """Open it."""
         folder = paths.cache_folder(preferences.get(context).cache)
-        current = runtime.peek()
-        job = None if current is None else current.jobs.get(self.request_id)
-        if job is not None and job.folder.is_dir():
-            folder = job.folder
-        return _open(folder)
-
-
-def _open(folder: Path) -> set[str]:
-    return bpy.ops.wm.path_open(filepath=str(folder))
+        return bpy.ops.wm.path_open(filepath=str(folder))
 
 
 register, unregister = bpy.utils.register_classes_factory(

@@ -13,6 +13,7 @@ from ._vendor.errors import InputError
 from .coverage_result import MOSTLY
 from .ops_connection import StartOperator
 from .shots import NeedsShot, active_shot, required_shot, sampled_frames, take_frames
+from .sidebar import Sidebar
 from .sliced_work import SlicedWork
 from .wording import draw_text
 
@@ -171,14 +172,11 @@ def _finish(check: coverage.CoverageCheck) -> None:
         raise check.work.error
 
 
-class EX4D_PT_coverage(bpy.types.Panel):
+class EX4D_PT_coverage(Sidebar, bpy.types.Panel):
     """What is known of the path before anything is sent."""
 
     bl_label = "Before Generate"
     bl_idname = "EX4D_PT_coverage"
-    bl_space_type = "VIEW_3D"
-    bl_region_type = "UI"
-    bl_category = "EX-4D"
     bl_parent_id = "EX4D_PT_generate"
 
     def draw(self, context: bpy.types.Context) -> None:

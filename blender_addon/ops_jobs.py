@@ -47,6 +47,8 @@ def begin(context: bpy.types.Context, record: JobRecord) -> Job:
     """Take up a job of the present scene, named in the file before anything is sent."""
     job = runtime.get().jobs.add(record, context.scene.session_uid)
     scene_jobs.store()
+    # Nothing else has Blender ask for the file to be saved, which alone finds the job again.
+    bpy.ops.ed.undo_push(message=f"Send {record.title}")
     pump.wake()
     return job
 

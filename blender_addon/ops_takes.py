@@ -261,6 +261,22 @@ def _hold_pictures(camera_data: bpy.types.Camera, index: int, frame_step: int) -
         curve.driver.expression = f"floor(({shown}) / {frame_step}) - {shown}"
 
 
+class EX4D_OT_open_take_folder(_OnTake):
+    """Show the take's files in the system's file browser"""
+
+    bl_idname = "ex4d.open_take_folder"
+    bl_label = "Open Take Folder"
+    bl_options = {"REGISTER"}
+
+    def work(self, context: bpy.types.Context, strip: bpy.types.Strip) -> None:
+        """Open the folder."""
+        folder = strips.folder_of(strip)
+        if not folder.is_dir():
+            message = f"expected the take's files in {folder}, found none; make it again"
+            raise InputError("take_missing", message)
+        bpy.ops.wm.path_open(filepath=str(folder))
+
+
 class EX4D_OT_delete_take(_OnTake):
     """Remove the take's strips and delete its files from the disk, which cannot be undone"""
 
@@ -339,6 +355,7 @@ _register_classes, _unregister_classes = bpy.utils.register_classes_factory(
         EX4D_OT_generate_again,
         EX4D_OT_next_take,
         EX4D_OT_take_background,
+        EX4D_OT_open_take_folder,
         EX4D_OT_delete_take,
     )
 )

@@ -38,7 +38,7 @@ def draw_options(layout: bpy.types.UILayout, context: bpy.types.Context) -> str:
         problem = _draw_estimator(layout, options)
     column = layout.column(align=True)
     column.prop(options, "first_frame")
-    column.prop(options, "frame_count")
+    column.prop(options, "frame_count", text="Frames (0: All)")
     column.prop(options, "stride")
     column = layout.column()
     column.prop(options, "lens")

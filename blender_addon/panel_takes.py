@@ -11,29 +11,29 @@ from . import compat, strips, thumbnails
 from ._vendor.protocol.documents import EngineSettings, Ex4dSettings
 from .ops_takes import chosen_take
 from .shots import active_shot
+from .sidebar import Sidebar
 
 #: Height of the chosen take's picture, in buttons.
-_PICTURE_SCALE = 5.0
+_PICTURE_SCALE = 4.0
 
 
 class _Summary(msgspec.Struct):
     """What a row shows of `take.json`; the rest is skipped, since rows are drawn often."""
 
     settings: EngineSettings
-    frame_count: int
 
 
 def describe(strip: bpy.types.Strip) -> str:
-    """Engine, seed and settings of a take in a line."""
+    """Settings and seed of a take in a line; its name has the engine."""
     try:
         summary = msgspec.json.decode(str(strip[strips.DOCUMENT_PROPERTY]), type=_Summary)
     except ValueError:
         return "damaged"
     chosen = summary.settings
-    text = f"seed {chosen.seed}, {summary.frame_count} frames"
+    text = f"seed {chosen.seed}"
     step = strips.frame_step_of(strip)
     if step > 1:
-        text += f" in steps of {step}"
+        text += f", in steps of {step}"
     if isinstance(chosen, Ex4dSettings):
         text = f"{chosen.mode}, {chosen.steps} steps, {text}"
     return text
@@ -47,7 +47,9 @@ class EX4D_UL_takes(bpy.types.UIList):
     def draw_item(self, _context, layout, _data, item, _icon, _active_data, _active_name):
         """Draw a take: its name, how it was made, whether it is shown."""
         row = layout.row()
-        row.label(text=item.name, icon_value=thumbnails.icon_of(item))
+        # All have the shot's name, which leaves no room for the rest of theirs.
+        name = item.name.removeprefix(f"{item.get(strips.SHOT_PROPERTY, '')} ")
+        row.label(text=name, icon_value=thumbnails.icon_of(item))
         row.label(text=describe(item))
         row.label(text="", icon="HIDE_ON" if item.mute else "HIDE_OFF")
 
@@ -61,14 +63,11 @@ class EX4D_UL_takes(bpy.types.UIList):
         return flags, []
 
 
-class EX4D_PT_takes(bpy.types.Panel):
+class EX4D_PT_takes(Sidebar, bpy.types.Panel):
     """What was made of the shot so far."""
 
     bl_label = "Takes"
     bl_idname = "EX4D_PT_takes"
-    bl_space_type = "VIEW_3D"
-    bl_region_type = "UI"
-    bl_category = "EX-4D"
 
     @classmethod
     def poll(cls, context: bpy.types.Context) -> bool:
@@ -79,20 +78,20 @@ class EX4D_PT_takes(bpy.types.Panel):
         """Draw the list and what can be done with the chosen take."""
         layout, editor = self.layout, context.scene.sequence_editor
         name = "strips" if hasattr(editor, "strips") else "sequences"
-        layout.template_list(
-            "EX4D_UL_takes", "", editor, name, context.scene, "ex4d_take_index", rows=3
+        row = layout.row()
+        row.template_list(
+            "EX4D_UL_takes", "", editor, name, context.scene, "ex4d_take_index", rows=2
         )
+        _draw_files(row.column(align=True))
         _draw_take(layout, chosen_take(context))
 
 
-class EX4D_PT_take_strip(bpy.types.Panel):
+class EX4D_PT_take_strip(Sidebar, bpy.types.Panel):
     """The take that the active strip shows, or is the colour or the mask of."""
 
     bl_label = "Take"
     bl_idname = "EX4D_PT_take_strip"
     bl_space_type = "SEQUENCE_EDITOR"
-    bl_region_type = "UI"
-    bl_category = "EX-4D"
 
     @classmethod
     def poll(cls, context: bpy.types.Context) -> bool:
@@ -107,7 +106,9 @@ class EX4D_PT_take_strip(bpy.types.Panel):
         take = chosen_take(context)
         if take is None:
             return
-        self.layout.label(text=take.name, icon="SEQUENCE")
+        row = self.layout.row()
+        row.label(text=take.name, icon="SEQUENCE")
+        _draw_files(row.row(align=True))
         self.layout.label(text=describe(take))
         _draw_take(self.layout, take)
 
@@ -124,7 +125,11 @@ def _draw_take(layout: bpy.types.UILayout, take: bpy.types.Strip | None) -> None
     column.operator("ex4d.generate_again", icon="RENDER_ANIMATION")
     # The operator's own name is too long beside the picture.
     column.operator("ex4d.take_background", text="Camera Background", icon="CAMERA_DATA")
-    column.operator("ex4d.delete_take", icon="TRASH")
+
+
+def _draw_files(layout: bpy.types.UILayout) -> None:
+    layout.operator("ex4d.open_take_folder", text="", icon="FILE_FOLDER")
+    layout.operator("ex4d.delete_take", text="", icon="TRASH")
 
 
 register, unregister = bpy.utils.register_classes_factory(

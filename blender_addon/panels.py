@@ -16,6 +16,7 @@ from .jobs import ENDED, Job, Stage, server_id
 from .local_server import ServerState
 from .panel_import import draw_video
 from .shots import active_shot, is_meant, sampled_frames, take_frames
+from .sidebar import ShotSidebar, Sidebar
 from .wording import draw_text, job_text
 
 _STATE_ICONS = {
@@ -29,13 +30,7 @@ _STATE_ICONS = {
 }
 
 
-class _Sidebar:
-    bl_space_type = "VIEW_3D"
-    bl_region_type = "UI"
-    bl_category = "EX-4D"
-
-
-class EX4D_PT_connection(_Sidebar, bpy.types.Panel):
+class EX4D_PT_connection(Sidebar, bpy.types.Panel):
     """Where the connection stands, and what to do about it."""
 
     bl_label = "Server"
@@ -79,7 +74,7 @@ class EX4D_PT_connection(_Sidebar, bpy.types.Panel):
         layout.operator("ex4d.pair_server", icon="PASTEDOWN")
 
 
-class EX4D_PT_shot(_Sidebar, bpy.types.Panel):
+class EX4D_PT_shot(Sidebar, bpy.types.Panel):
     """The shot that is worked on, or how to get one."""
 
     bl_label = "Shot"
@@ -94,8 +89,9 @@ class EX4D_PT_shot(_Sidebar, bpy.types.Panel):
             _draw_finished_scene(layout)
             return
         clip = shot.ex4d_shot
-        layout.label(text=shot.name, icon="FILE_MOVIE")
-        layout.label(
+        column = layout.column(align=True)
+        column.label(text=shot.name, icon="FILE_MOVIE")
+        column.label(
             text=f"{clip.width_px} x {clip.height_px} px, {clip.frame_count} frames "
             f"at {clip.frame_rate:g} fps"
         )
@@ -107,7 +103,7 @@ def _draw_finished_scene(layout: bpy.types.UILayout) -> None:
     layout.operator("ex4d.import_scene", icon="IMPORT")
 
 
-class EX4D_PT_clip(_Sidebar, bpy.types.Panel):
+class EX4D_PT_clip(ShotSidebar, bpy.types.Panel):
     """How the shot's clip is shown, and where it stands in time and space."""
 
     bl_label = "Display and Place"
@@ -115,25 +111,20 @@ class EX4D_PT_clip(_Sidebar, bpy.types.Panel):
     bl_parent_id = "EX4D_PT_shot"
     bl_options = {"DEFAULT_CLOSED"}
 
-    @classmethod
-    def poll(cls, context: bpy.types.Context) -> bool:
-        """Only with a shot."""
-        return active_shot(context) is not None
-
     def draw(self, context: bpy.types.Context) -> None:
         """Draw its switches, start, lens and scale."""
         shot = active_shot(context)
         if shot is None:
             return
         layout, clip = self.layout, shot.ex4d_shot
+        layout.use_property_split = True
+        layout.use_property_decorate = False
         column = layout.column(heading="Show")
         if clip.proxy is not None:
             column.prop(clip, "use_proxy")
         column.prop(clip, "show_marks")
         column.prop(clip, "show_surround")
         column = layout.column()
-        column.use_property_split = True
-        column.use_property_decorate = False
         column.prop(clip, "frame_start")
         if clip.scene_field_of_view > 0:
             column.prop(clip, "field_of_view", slider=True)
@@ -155,18 +146,13 @@ def _draw_repainting(layout: bpy.types.UILayout) -> None:
         layout.progress(factor=repainter.fraction, text="Marking for this field of view")
 
 
-class EX4D_PT_import(_Sidebar, bpy.types.Panel):
-    """One more video, or a scene that is finished."""
+class EX4D_PT_import(ShotSidebar, bpy.types.Panel):
+    """One more video, or a scene that is finished; the panel above asks for the first."""
 
     bl_label = "Import Another"
     bl_idname = "EX4D_PT_import"
     bl_parent_id = "EX4D_PT_shot"
     bl_options = {"DEFAULT_CLOSED"}
-
-    @classmethod
-    def poll(cls, context: bpy.types.Context) -> bool:
-        """Only with a shot: without one, the panel above asks for the first video."""
-        return active_shot(context) is not None
 
     def draw(self, context: bpy.types.Context) -> None:
         """Draw the same as for the first."""
@@ -174,16 +160,11 @@ class EX4D_PT_import(_Sidebar, bpy.types.Panel):
         _draw_finished_scene(self.layout)
 
 
-class EX4D_PT_camera(_Sidebar, bpy.types.Panel):
+class EX4D_PT_camera(ShotSidebar, bpy.types.Panel):
     """The camera that takes are made with."""
 
     bl_label = "Camera"
     bl_idname = "EX4D_PT_camera"
-
-    @classmethod
-    def poll(cls, context: bpy.types.Context) -> bool:
-        """Only with a shot."""
-        return active_shot(context) is not None
 
     def draw(self, context: bpy.types.Context) -> None:
         """Draw which camera it is and the moves that can be keyed on it."""
@@ -195,23 +176,38 @@ class EX4D_PT_camera(_Sidebar, bpy.types.Panel):
         column.use_property_split = True
         column.use_property_decorate = False
         column.prop(shot.ex4d_shot, "camera")
-        column.prop(shot.ex4d_shot, "radius")
-        column.prop(shot.ex4d_shot, "pivot_offset")
+        column = layout.column(align=True)
+        column.menu("EX4D_MT_add_move", icon="CAMERA_DATA")
+        column.operator_menu_enum("ex4d.add_shake", "preset", icon="MOD_NOISE")
+
+
+class EX4D_PT_pivot(ShotSidebar, bpy.types.Panel):
+    """The point that moves turn around, which the import has chosen already."""
+
+    bl_label = "Pivot"
+    bl_idname = "EX4D_PT_pivot"
+    bl_parent_id = "EX4D_PT_camera"
+    bl_options = {"DEFAULT_CLOSED"}
+
+    def draw(self, context: bpy.types.Context) -> None:
+        """Draw where it is and the ways to choose another."""
+        shot = active_shot(context)
+        if shot is None:
+            return
+        layout = self.layout
+        column = layout.column()
+        column.use_property_split = True
+        column.use_property_decorate = False
+        column.prop(shot.ex4d_shot, "radius", text="Distance")
+        column.prop(shot.ex4d_shot, "pivot_offset", text="Offset")
         layout.operator_menu_enum("ex4d.set_pivot", "origin", icon="PIVOT_CURSOR")
-        layout.menu("EX4D_MT_add_move", icon="CAMERA_DATA")
-        layout.operator_menu_enum("ex4d.add_shake", "preset", icon="MOD_NOISE")
 
 
-class EX4D_PT_generate(_Sidebar, bpy.types.Panel):
+class EX4D_PT_generate(ShotSidebar, bpy.types.Panel):
     """A camera's path becomes a take."""
 
     bl_label = "Take"
     bl_idname = "EX4D_PT_generate"
-
-    @classmethod
-    def poll(cls, context: bpy.types.Context) -> bool:
-        """Only with a shot."""
-        return active_shot(context) is not None
 
     def draw(self, context: bpy.types.Context) -> None:
         """Draw the engine, why it may be missing, its settings and what will be made."""
@@ -222,23 +218,26 @@ class EX4D_PT_generate(_Sidebar, bpy.types.Panel):
         layout.use_property_split = True
         layout.use_property_decorate = False
         settings = context.scene.ex4d_generate
-        layout.prop(settings, "engine")
+        chosen = layout.column()
+        chosen.prop(settings, "engine")
         current = runtime.peek()
         if current is not None:
-            draw_text(layout, current.connection.engine_problem(settings.engine), icon="ERROR")
-        layout.prop(settings, "size")
+            draw_text(chosen, current.connection.engine_problem(settings.engine), icon="ERROR")
+        chosen.prop(settings, "size")
         if settings.size == "CUSTOM":
-            column = layout.column(align=True)
+            column = chosen.column(align=True)
             column.prop(settings, "width_px")
             column.prop(settings, "height_px")
-        layout.prop(settings, "seed")
+        chosen.prop(settings, "seed")
         if settings.engine == "ex4d":
-            layout.prop(settings, "length")
-            layout.prop(settings, "mode")
+            chosen.prop(settings, "length")
+            chosen.prop(settings, "mode")
+        told = layout.column(align=True)
         try:
-            draw_text(layout, take_text(context, shot))
+            draw_text(told, take_text(context, shot))
         except InputError as error:
-            draw_text(layout, error.message, icon="ERROR")
+            draw_text(told, error.message, icon="ERROR")
+        draw_text(told, expectation_text(context, shot))
         if settings.engine == "ex4d" and lead_in.starts_elsewhere(context, shot):
             draw_text(
                 layout,
@@ -248,7 +247,6 @@ class EX4D_PT_generate(_Sidebar, bpy.types.Panel):
             layout.operator("ex4d.add_lead_in", icon="CON_FOLLOWPATH")
         for text in ops_coverage.warnings(context, shot):
             draw_text(layout, text, icon="ERROR")
-        draw_text(layout, expectation_text(context, shot))
         layout.operator("ex4d.generate", icon="RENDER_ANIMATION")
         _draw_takes_under_way(layout, shot, context.scene.session_uid)
 
@@ -265,7 +263,7 @@ def _draw_takes_under_way(
             layout.progress(factor=factor, text=job_text(job))
 
 
-class EX4D_PT_model(_Sidebar, bpy.types.Panel):
+class EX4D_PT_model(Sidebar, bpy.types.Panel):
     """What the EX-4D model is told."""
 
     bl_label = "Model"
@@ -343,8 +341,11 @@ def expectation_text(context: bpy.types.Context, shot: bpy.types.Object) -> str:
     return f"{text}\n{time_text}"
 
 
-class EX4D_PT_jobs(_Sidebar, bpy.types.Panel):
-    """What the server and the importer are doing."""
+class EX4D_PT_jobs(Sidebar, bpy.types.Panel):
+    """What the server and the importer are doing, and what failed.
+
+    What is done shows as a shot or a take instead, and who cancels a job knows that it ended.
+    """
 
     bl_label = "Jobs"
     bl_idname = "EX4D_PT_jobs"
@@ -353,7 +354,7 @@ class EX4D_PT_jobs(_Sidebar, bpy.types.Panel):
     def poll(cls, _context: bpy.types.Context) -> bool:
         """Only while there are any."""
         current = runtime.peek()
-        return current is not None and bool(any(current.jobs) or current.imports)
+        return current is not None and bool(_listed_jobs(current) or current.imports)
 
     def draw(self, _context: bpy.types.Context) -> None:
         """Draw a row for each."""
@@ -361,7 +362,7 @@ class EX4D_PT_jobs(_Sidebar, bpy.types.Panel):
         if current is None:
             return
         imports = {item.request_id: item for item in current.imports}
-        for job in current.jobs:
+        for job in _listed_jobs(current):
             self._draw_job(job, imports.pop(job.record.request_id, None))
         for item in imports.values():
             column = self.layout.column(align=True)
@@ -385,13 +386,14 @@ class EX4D_PT_jobs(_Sidebar, bpy.types.Panel):
             button.request_id = job.record.request_id
         else:
             row.label(text=job_text(job))
-        if job.stage is Stage.DONE:
-            button = row.operator("ex4d.open_folder", text="", icon="FILE_FOLDER")
-            button.request_id = job.record.request_id
         end = "ex4d.dismiss_job" if job.stage in ENDED else "ex4d.cancel_job"
         row.operator(end, text="", icon="X").request_id = job.record.request_id
         if job.error is not None:
             draw_text(column, job.error.message)
+
+
+def _listed_jobs(current: runtime.Runtime) -> list[Job]:
+    return [job for job in current.jobs if job.stage not in (Stage.DONE, Stage.CANCELLED)]
 
 
 def _draw_import(layout: bpy.types.UILayout, item: SceneImport) -> None:
@@ -410,6 +412,7 @@ register, unregister = bpy.utils.register_classes_factory(
         EX4D_PT_clip,
         EX4D_PT_import,
         EX4D_PT_camera,
+        EX4D_PT_pivot,
         EX4D_PT_generate,
         EX4D_PT_model,
     )

@@ -160,7 +160,7 @@ def executable_path(preferences: EX4D_AP_preferences) -> Path:
     if not preferences.executable or not path.is_file():
         message = (
             f"expected the ex4d program, found {preferences.executable or 'none chosen'}; choose "
-            "it in the extension's preferences"
+            "it as Program, under Server or in the extension's preferences"
         )
         raise InputError("server_executable", message)
     return path

@@ -14,6 +14,10 @@ _PHASES = {
     JobPhase.RUNNING: "Working",
     JobPhase.CANCELLING: "Cancelling",
     JobPhase.DOWNLOADING: "Fetching",
+    # Until the next tick notes it; a job that the server has not heard of is cancelled at once.
+    JobPhase.DONE: "Done",
+    JobPhase.FAILED: "Failed",
+    JobPhase.CANCELLED: "Cancelled",
 }
 _STAGES = {
     Stage.WAITING: "Waiting for the connection",

@@ -4,6 +4,7 @@ import types
 from pathlib import Path
 
 import pytest
+from test_registration import draw
 
 pytestmark = pytest.mark.bpy
 
@@ -245,6 +246,30 @@ def test_tick_drives_jobs_and_knows_when_to_rest(addon, empty_file, record, sess
     session.client.remote.phase = addon("_vendor.client").JobPhase.CANCELLED
     assert pump.tick() == pump.IDLE_S
     assert job.stage.value == "cancelled"
+
+
+@pytest.mark.parametrize(
+    ("stage", "is_listed"),
+    [("WAITING", True), ("ARRIVED", True), ("FAILED", True), ("DONE", False), ("CANCELLED", False)],
+)
+def test_panel_lists_what_goes_on_or_failed(addon, empty_file, record, stage, is_listed):
+    import bpy
+
+    job = start_job(addon, record, bpy.context.scene)
+    addon("runtime").get().jobs.finish(job, addon("jobs").Stage[stage])
+    assert ("flower" in draw(addon("panels").EX4D_PT_jobs)) == is_listed
+
+
+def test_panel_draws_what_happens_between_two_ticks(addon, empty_file, record, session, phases):
+    import bpy
+
+    job = start_job(addon, record, bpy.context.scene)
+    addon("runtime").get().jobs.advance(session)
+    for phase in phases:
+        session.client.remote.phase = phase
+        assert job.stage is addon("jobs").Stage.ACTIVE
+        _, text, _ = draw(addon("panels").EX4D_PT_jobs)
+        assert text
 
 
 def test_timer_survives_an_unforeseen_error(addon, empty_file, monkeypatch, caplog):

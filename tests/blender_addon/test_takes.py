@@ -1,6 +1,7 @@
 """The takes of a shot are listed, compared, repeated and deleted; nothing else is touched."""
 
 import hashlib
+import shutil
 import types
 
 import pytest
@@ -42,7 +43,7 @@ def test_only_the_shots_own_takes_are_listed(addon, shot):
     import bpy
 
     assert [strip.name for strip in takes(addon, shot)] == ["Tiny preview", "Tiny preview.001"]
-    assert addon("panel_takes").describe(takes(addon, shot)[0]) == "seed 7, 5 frames"
+    assert addon("panel_takes").describe(takes(addon, shot)[0]) == "seed 7"
     for strip in takes(addon, shot):
         strip["ex4d_take_shot_id"] = "0123456789abcdef"
     assert takes(addon, shot) == []
@@ -420,4 +421,12 @@ def test_panel_lists_takes(addon, shot):
     assert panel.poll(bpy.context)
     layout = Layout()
     panel.draw(types.SimpleNamespace(layout=layout), bpy.context)
-    assert "ex4d.delete_take" in layout.words
+    assert "ex4d.generate_again" in layout.words
+
+
+def test_folder_of_a_take_that_is_gone_is_told(addon, shot, tmp_path):
+    import bpy
+
+    shutil.rmtree(tmp_path / "one")
+    with pytest.raises(RuntimeError, match="found none; make it again"):
+        bpy.ops.ex4d.open_take_folder(strip="Tiny preview")

@@ -201,6 +201,7 @@ def switches_the_proxy(window: Window) -> Steps:
     clip = shot().ex4d_shot
     assert not clip.use_proxy
     assert (clip.mesh.hide_viewport, clip.proxy.hide_viewport) == (False, True)
+    yield from window.click_header(below="ex4d.match_scene")
 
 
 def aims(window: Window) -> Steps:
@@ -242,6 +243,17 @@ def checks_coverage(window: Window) -> Steps:
     window.figure("unseen at the worst frame", max(found.unseen))
 
 
+def cancels_a_take(window: Window) -> Steps:
+    """The X in the list of jobs, right after Generate; what ended leaves the list."""
+    with window.over("UI"):
+        bpy.ops.ex4d.generate("INVOKE_DEFAULT")
+    yield from window.click("ex4d.cancel_job", at=0.84)
+    (job,) = [job for job in module("runtime").get().jobs if job.record.title == "Toy room take"]
+    yield from window.wait_for(lambda: job.stage.value == "cancelled", "the end of the job")
+    window.picture("5_cancelled")
+    assert not module("panels").EX4D_PT_jobs.poll(bpy.context)
+
+
 def generates(window: Window) -> Steps:
     """The button; the strips appear by themselves."""
     yield from window.find("ex4d.generate()")
@@ -264,12 +276,22 @@ def generates(window: Window) -> Steps:
         window.figure(f"unseen in frame {frame} as told before", told[frame - 1])
 
 
+def fits_the_sidebar(window: Window) -> Steps:
+    """From the server to the takes, all is seen at once at Blender's own scale."""
+    assert bpy.context.preferences.view.ui_scale == 1.0
+    scrolls = yield from window.scrolls()
+    window.picture("5_sidebar")
+    assert not scrolls, "the panels do not fit the height of the sidebar"
+
+
 def shows_the_strips(window: Window) -> Steps:
     """A sequencer below the view, a preview at its side: swapped in, as an artist would."""
     view = window.area("VIEW_3D")
     side = window.area("PROPERTIES")
     side.ui_type = "SEQUENCE_EDITOR"
     side.spaces.active.view_type = "PREVIEW"
+    # The tools would hide a part of the take.
+    side.spaces.active.show_region_toolbar = False
     with window.over(area=view):
         bpy.ops.screen.area_split(direction="HORIZONTAL", factor=0.4)
     yield SETTLE_S
@@ -290,10 +312,45 @@ def shows_the_strips(window: Window) -> Steps:
     assert marked_share(preview) < 0.001, "the take shows what it should have filled"
 
 
+def plays_the_strips(window: Window) -> Steps:
+    """Space over the preview plays the take, Space again stops it."""
+    area = window.area("SEQUENCE_EDITOR", "PREVIEW")
+    region, scene = window.region("PREVIEW", area), bpy.context.scene
+    yield from window.move_over("PREVIEW", area)
+    before, start = window.crop(window.picture("5_still"), region), scene.frame_current
+    yield from window.key("SPACE")
+    assert window.window.screen.is_animation_playing
+    yield from window.wait_for(lambda: scene.frame_current != start, "another frame")
+    yield from window.key("SPACE")
+    assert not window.window.screen.is_animation_playing
+    yield SETTLE_S
+    after = window.crop(window.picture("5_played"), region)
+    assert (before != after).any(axis=-1).mean() > 0.01, "the take stands still"
+
+
+def fills_the_window(window: Window) -> Steps:
+    """Ctrl + Space over the 3D view, and back: the tab stays."""
+    yield from window.move_over()
+    narrow_px = window.region().width
+    yield from window.key("SPACE", ctrl=True)
+    assert window.region().width > narrow_px
+    assert window.region("UI").active_panel_category == "EX-4D"
+    yield SETTLE_S
+    window.picture("5_full")
+    yield from window.move_over()
+    yield from window.key("SPACE", ctrl=True)
+    assert window.region().width == narrow_px
+    assert window.region("UI").active_panel_category == "EX-4D"
+
+
 def makes_it_again(window: Window) -> Steps:
     """Generate Again, and the file is saved and opened anew meanwhile."""
     first = takes()[0].name
+    yield from window.move_over()
+    yield from window.key("S", ctrl=True)
+    assert not bpy.data.is_dirty
     yield from window.click("ex4d.generate_again")
+    assert bpy.data.is_dirty, "closed unsaved, the file would not find the job again"
     yield from window.move_over()
     yield from window.key("S", ctrl=True)
     assert not bpy.data.is_dirty
@@ -377,8 +434,12 @@ if __name__ == "__main__":
             aims,
             undoes_and_redoes_the_move,
             checks_coverage,
+            cancels_a_take,
             generates,
+            fits_the_sidebar,
             shows_the_strips,
+            plays_the_strips,
+            fills_the_window,
             makes_it_again,
             looks_at_the_next_take,
             undoes_and_redoes_the_take,

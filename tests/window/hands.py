@@ -134,14 +134,31 @@ class Window:
         yield from self.find(wanted, kind, at)
         yield from self.key("LEFTMOUSE")
 
+    def scrolls(self, kind: str = "UI") -> Generator[float, None, bool]:
+        """Whether a region holds more than it shows, which the wheel then moves."""
+        region = self.region(kind)
+        # Over the topmost header: an empty part would leave the wheel to the view behind it.
+        yield from self.move(region.x + region.width // 2, region.y + region.height - 12)
+        shown = []
+        for turn in ("WHEELUPMOUSE", "WHEELDOWNMOUSE"):
+            for _ in range(8):
+                yield from self._wheel(turn)
+            yield SETTLE_S
+            shown.append(self.crop(screen.read(self._screen_path), region))
+        return bool((shown[0] != shown[1]).any())
+
     def unfold(self, wanted: str, below: str) -> Steps:
         """Open the folded panel that holds a button, by its header below another button."""
         try:
             yield from self.find(wanted)
         except AssertionError:
-            yield from self.find(below)
-            yield from self.nudge(0, -_HEADER_PX)
-            yield from self.key("LEFTMOUSE")
+            yield from self.click_header(below)
+
+    def click_header(self, below: str) -> Steps:
+        """Open or close the panel whose header is below a button."""
+        yield from self.find(below)
+        yield from self.nudge(0, -_HEADER_PX)
+        yield from self.key("LEFTMOUSE")
 
     def _stays(self, wanted: str, kind: str) -> Generator[float, None, bool]:
         """Whether the button is under the mouse, and not the one that was before it scrolled."""

@@ -14,12 +14,12 @@ MOST_WIDTH_PX = 1100
 JPEG_QUALITY = 82
 #: README's picture -> picture of a step, left, top, right, bottom in pixels of the screen.
 CROPS = {
-    "install": ("1_installed", 740, 26, 1316, 560),
-    "pair": ("2_pairing", 690, 26, 1316, 560),
-    "import": ("3_video", 740, 26, 1316, 600),
-    "aim": ("4_aimed", 0, 0, 1600, 900),
-    "take": ("5_strips", 0, 400, 1600, 815),
-    "strip": ("5_strips", 0, 0, 1600, 900),
+    "install": ("1_installed", 1000, 26, 1576, 560),
+    "pair": ("2_pairing", 950, 26, 1576, 560),
+    "import": ("3_video", 1000, 26, 1576, 600),
+    "aim": ("4_aimed", 400, 26, 1576, 760),
+    "take": ("5_strips", 0, 450, 1920, 985),
+    "strip": ("5_strips", 0, 0, 1920, 1080),
 }
 
 
