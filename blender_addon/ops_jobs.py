@@ -44,8 +44,21 @@ class JobOperator(StartOperator):
 
 
 def begin(context: bpy.types.Context, record: JobRecord) -> Job:
-    """Take up a job of the present scene, named in the file before anything is sent."""
-    job = runtime.get().jobs.add(record, context.scene.session_uid)
+    """Take up a job of the present scene, named in the file before anything is sent.
+
+    Raises:
+        InputError: `under_way` if the same is being made already: a second click on a button.
+    """
+    jobs, scene_uid = runtime.get().jobs, context.scene.session_uid
+    for job in jobs:
+        is_same = (job.record.request, job.record.sources) == (record.request, record.sources)
+        if is_same and job.stage not in ENDED and job.scene_uid == scene_uid:
+            message = (
+                f"expected something new to make, found {job.record.title!r} under way with the "
+                "same choices; wait for it, cancel it, or change something"
+            )
+            raise InputError("under_way", message)
+    job = jobs.add(record, scene_uid)
     scene_jobs.store()
     # Nothing else has Blender ask for the file to be saved, which alone finds the job again.
     bpy.ops.ed.undo_push(message=f"Send {record.title}")

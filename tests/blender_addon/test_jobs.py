@@ -215,6 +215,25 @@ def test_other_file_has_other_jobs(addon, empty_file, record):
     assert list(addon("runtime").get().jobs) == []
 
 
+def test_second_click_does_not_send_the_same_again(addon, empty_file, record, tmp_path):
+    import bpy
+    import msgspec
+
+    begin, board = addon("ops_jobs").begin, addon("runtime").get().jobs
+    first = begin(bpy.context, record)
+    second_click = msgspec.structs.replace(
+        record, request_id="1" * 32, folder=str(tmp_path / "other")
+    )
+    with pytest.raises(Exception, match="found 'flower' under way") as caught:
+        begin(bpy.context, second_click)
+    assert caught.value.code == "under_way"
+    request = msgspec.structs.replace(record.request, stride=2)
+    begin(bpy.context, msgspec.structs.replace(second_click, request=request))
+    board.finish(first, addon("jobs").Stage.CANCELLED)
+    begin(bpy.context, msgspec.structs.replace(second_click, request_id="2" * 32))
+    assert [job.record.request_id for job in board] == [ID, "1" * 32, "2" * 32]
+
+
 def test_undo_does_not_lose_a_job(addon, empty_file, record, tmp_path):
     import bpy
 
