@@ -128,16 +128,16 @@ class EX4D_PT_clip(ShotSidebar, bpy.types.Panel):
         column.prop(clip, "frame_start")
         if clip.scene_field_of_view > 0:
             column.prop(clip, "field_of_view", slider=True)
-            _draw_repainting(column)
+            _draw_repainting(column, shot)
         scale = "Scale: meters, as estimated" if clip.is_metric else "Scale: free until measured"
         column.label(text=scale)
         column.operator("ex4d.measure", icon="DRIVER_DISTANCE")
         column.operator("ex4d.find_scene_folder", icon="FILE_FOLDER")
 
 
-def _draw_repainting(layout: bpy.types.UILayout) -> None:
+def _draw_repainting(layout: bpy.types.UILayout, shot: bpy.types.Object) -> None:
     current = runtime.peek()
-    if current is None:
+    if current is None or current.repainter.shot_uid != shot.session_uid:
         return
     repainter = current.repainter
     if repainter.error is not None:

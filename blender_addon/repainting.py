@@ -57,6 +57,11 @@ class Repainter:
         )
 
     @property
+    def shot_uid(self) -> int | None:
+        """Of the shot that `error` and `fraction` are about."""
+        return None if self._wish is None else self._wish.shot_uid
+
+    @property
     def error(self) -> Ex4dError | None:
         """Why the pictures are those of another field of view."""
         return None if self._work is None else self._work.error
@@ -75,8 +80,10 @@ class Repainter:
         before = self.error, self.fraction
         if self._looks:
             self._looks = False
-            wish = _next_wish()
-            if wish != self._wish:
+            failed = self._wish if self.error is not None else None
+            wish = _next_wish(failed)
+            # What failed is tried again: what it lacked may be there now.
+            if wish != self._wish or failed is not None:
                 self._begin(wish)
         if self._wish is not None and time.monotonic() >= self._begins_s:
             if self._work is None:
@@ -101,26 +108,45 @@ class Repainter:
         self._begins_s = time.monotonic() + SETTLE_S
 
 
-def _next_wish() -> _Wish | None:
-    """Of the first shot that shows other pictures than it should."""
-    for item in bpy.data.objects:
-        shot = item.ex4d_shot
-        if not shot.is_shot or item.library is not None or shot.marked_image is None:
+def _next_wish(failed: _Wish | None) -> _Wish | None:
+    """Of the first shot that shows other pictures than it should; what failed comes last."""
+    wishes: list[_Wish] = []
+    images: list[bpy.types.Image] = []
+    for shot in _shots():
+        image, mesh = shot.ex4d_shot.marked_image, coverage.mesh_of(shot)
+        # Copies of a shot share its image, which cannot follow two fields of view.
+        if image in images:
             continue
-        mesh = coverage.mesh_of(item)
-        shown = Path(bpy.path.abspath(shot.marked_image.filepath)).parent
-        wanted = marked_file(mesh.folder, 0, mesh.zoom).parent
+        images.append(image)
+        shown = Path(bpy.path.abspath(image.filepath)).parent
+        wanted = _folder_for(mesh)
         is_lost = mesh.zoom != 1.0 and not wanted.is_dir()
         # A folder that is gone altogether is for the user to find.
         if (shown.name != wanted.name or is_lost) and wanted.parent.is_dir():
-            return _Wish(item.session_uid, mesh)
-    return None
+            wishes.append(_Wish(shot.session_uid, mesh))
+    return min(wishes, key=lambda wish: wish == failed, default=None)
+
+
+def _shots() -> list[bpy.types.Object]:
+    """The shots of this file that have marked pictures."""
+    return [
+        item
+        for item in bpy.data.objects
+        if item.ex4d_shot.is_shot
+        and item.library is None
+        and item.ex4d_shot.marked_image is not None
+    ]
+
+
+def _folder_for(mesh: coverage.ShotMesh) -> Path:
+    """Where the pictures of a field of view lie."""
+    return marked_file(mesh.folder, 0, mesh.zoom).parent
 
 
 def _show(wish: _Wish) -> None:
-    for item in bpy.data.objects:
-        if item.session_uid == wish.shot_uid:
-            image = item.ex4d_shot.marked_image
+    for shot in _shots():
+        if shot.session_uid == wish.shot_uid:
+            image = shot.ex4d_shot.marked_image
             image.filepath = stored_path(marked_file(wish.mesh.folder, 0, wish.mesh.zoom))
             image.reload()
     redraw_views("WINDOW")
@@ -136,7 +162,7 @@ def _paint(mesh: coverage.ShotMesh) -> Generator[float, None, Path]:
         InputError: As `ShotMesh.surface`.
         OSError: If nothing can be written to the scene's folder.
     """
-    folder = marked_file(mesh.folder, 0, mesh.zoom).parent
+    folder = _folder_for(mesh)
     if folder.is_dir():
         folder.touch()
         return folder
@@ -161,6 +187,9 @@ def _paint(mesh: coverage.ShotMesh) -> Generator[float, None, Path]:
         shutil.rmtree(partial, ignore_errors=True)
     changed = folder.parent.glob("marked_*")
     newest_last = sorted(changed, key=lambda path: path.stat().st_mtime)
+    # Another shot of the same scene would have its own painted again, over and over.
+    wanted = {_folder_for(coverage.mesh_of(shot)) for shot in _shots()}
     for old in newest_last[:-_KEPT]:
-        shutil.rmtree(old, ignore_errors=True)
+        if old not in wanted:
+            shutil.rmtree(old, ignore_errors=True)
     return folder

@@ -172,7 +172,8 @@ def test_coverage_and_condition_use_the_marks_of_the_field_of_view(addon, shot):
     np.testing.assert_allclose(unseen[1], marked(addon, shot, 1).mean(), atol=0.03)
 
 
-def test_lost_colours_are_told_and_the_old_marks_stay(addon, shot, folder):
+def test_lost_colours_are_told_and_the_old_marks_stay(addon, shot, folder, tmp_path):
+    import bpy
     from test_registration import draw
 
     (folder / "blender" / "marked" / "0002.hidden").unlink()
@@ -183,6 +184,74 @@ def test_lost_colours_are_told_and_the_old_marks_stay(addon, shot, folder):
     assert shown_folder(shot).name == "marked"
     assert not list((folder / "blender").glob("marked_*"))
     assert error.message in " ".join(draw(addon("panels").EX4D_PT_clip))
+    other = exhaust(
+        addon("scene_import").import_scene(bpy.context, write_scene(tmp_path / "other"))
+    )
+    assert addon("shots").active_shot(bpy.context) == other
+    assert error.message not in " ".join(draw(addon("panels").EX4D_PT_clip)), "not of this shot"
     shot.ex4d_shot.field_of_view = shot.ex4d_shot.scene_field_of_view
+    settle(addon)
+    assert addon("runtime").get().repainter.error is None
+
+
+def test_what_failed_is_tried_again_and_keeps_no_other_shot_waiting(addon, shot, folder, tmp_path):
+    import bpy
+
+    colours = folder / "blender" / "marked" / "0002.hidden"
+    kept = colours.read_bytes()
+    colours.unlink()
+    shot.ex4d_shot.field_of_view = WIDE_RAD
+    settle(addon)
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    other = exhaust(addon("scene_import").import_scene(bpy.context, copy))
+    other.ex4d_shot.field_of_view = NARROW_RAD
+    settle(addon)
+    assert shown_folder(other).parent == copy / "blender"
+    assert shown_folder(other).name.startswith("marked_")
+    assert shown_folder(shot).name == "marked"
+    colours.write_bytes(kept)
+    addon("runtime").get().repainter.look()
+    settle(addon)
+    assert shown_folder(shot).name.startswith("marked_")
+    assert addon("runtime").get().repainter.error is None
+
+
+def test_copy_that_shares_the_image_leaves_it_to_the_shot(addon, shot):
+    from test_shot_ids import copy_of
+
+    copy = copy_of(shot)
+    assert copy.ex4d_shot.marked_image == shot.ex4d_shot.marked_image
+    copy.ex4d_shot.field_of_view = NARROW_RAD
+    settle(addon)
+    assert shown_folder(shot).name == "marked"
+    shot.ex4d_shot.field_of_view = WIDE_RAD
+    settle(addon)
+    assert shown_folder(shot).name.startswith("marked_")
+
+
+def test_many_shots_of_a_scene_each_keep_their_marks(addon, shot, folder):
+    import bpy
+
+    shots = [shot]
+    for _ in range(3):
+        shots.append(exhaust(addon("scene_import").import_scene(bpy.context, folder)))
+    for degrees, of in zip((20, 30, 40, 50), shots, strict=True):
+        of.ex4d_shot.field_of_view = math.radians(degrees)
+    settle(addon)
+    assert len({shown_folder(of) for of in shots}) == 4
+    assert all(shown_folder(of).is_dir() for of in shots)
+
+
+def test_image_that_was_removed_while_it_was_painted_is_missed_by_nobody(addon, shot, monkeypatch):
+    import bpy
+
+    shot.ex4d_shot.field_of_view = NARROW_RAD
+    with monkeypatch.context() as patched:
+        # A tick has time for one slice.
+        patched.setattr(addon("coverage"), "SLICE_S", addon("pump").BUDGET_S - 1e-4)
+        for _ in range(4):
+            addon("pump").tick()
+    assert addon("runtime").get().repainter.is_painting
+    bpy.data.images.remove(shot.ex4d_shot.marked_image)
     settle(addon)
     assert addon("runtime").get().repainter.error is None
