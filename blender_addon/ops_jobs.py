@@ -51,7 +51,7 @@ def begin(context: bpy.types.Context, record: JobRecord) -> Job:
     """
     jobs, scene_uid = runtime.get().jobs, context.scene.session_uid
     for job in jobs:
-        is_same = (job.record.request, job.record.sources) == (record.request, record.sources)
+        is_same = _choices(job.record) == _choices(record)
         if is_same and job.stage not in ENDED and job.scene_uid == scene_uid:
             message = (
                 f"expected something new to make, found {job.record.title!r} under way with the "
@@ -64,6 +64,12 @@ def begin(context: bpy.types.Context, record: JobRecord) -> Job:
     bpy.ops.ed.undo_push(message=f"Send {record.title}")
     pump.wake()
     return job
+
+
+def _choices(record: JobRecord) -> tuple[object, ...]:
+    """All that tells one record from another, but for when it was made."""
+    # The same of a copied shot is for the copy.
+    return record.request, record.sources, record.shot_id
 
 
 def wait_for(job: Job) -> None:

@@ -203,6 +203,15 @@ def test_record_of_an_older_version_goes_by_the_name(addon, shot, make_take, sta
     assert len(addon("strips").takes_of(bpy.context.scene, shot)) == 1
 
 
+def test_copy_is_made_a_take_of_while_the_same_of_its_shot_is_under_way(addon, shot, start_job):
+    copy = copy_of(shot)
+    first, second = start_job(shot), start_job(copy)
+    assert first.record.shot_id != second.record.shot_id
+    with pytest.raises(addon("_vendor.errors").InputError, match="under way"):
+        start_job(copy)
+    addon("pump").stop()
+
+
 def test_panel_shows_jobs_of_its_own_shot(addon, shot, start_job):
     import bpy
     from test_registration import Layout
