@@ -41,7 +41,7 @@ def get() -> Runtime:
     Raises:
         InputError: `identity_invalid` if this computer's key file is damaged.
     """
-    global _runtime  # noqa: PLW0603 - the one piece of module state of the extension
+    global _runtime  # noqa: PLW0603 - what lives as long as the extension is enabled
     if _runtime is None:
         folder = paths.private_folder()
         # In a file of its own, never in Blender's preferences, which people share.
