@@ -108,7 +108,7 @@ def _document(strip: bpy.types.Strip) -> TakeDocument:
 
 
 class EX4D_OT_use_take_settings(_OnTake):
-    """Set engine, seed, size and all other settings to those of the take"""
+    """Set engine, seed, size and all other settings to those of the take, and the scene's Step"""
 
     bl_idname = "ex4d.use_take_settings"
     bl_label = "Use Settings"
@@ -118,6 +118,8 @@ class EX4D_OT_use_take_settings(_OnTake):
         """Copy them to the panel."""
         document = _document(strip)
         chosen, panel = document.settings, context.scene.ex4d_generate
+        # Every how many frames is the scene's to say, for its renders too.
+        context.scene.frame_step = strips.frame_step_of(strip)
         panel.engine = chosen.__struct_config__.tag
         panel.seed = chosen.seed
         panel.size = "CUSTOM"

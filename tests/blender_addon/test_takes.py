@@ -235,7 +235,9 @@ def test_settings_of_a_take_come_back(addon, shot):
 
     panel = bpy.context.scene.ex4d_generate
     panel.engine, panel.seed = "ex4d", 99
+    takes(addon, shot)[0]["ex4d_take_frame_step"] = 2
     assert bpy.ops.ex4d.use_take_settings() == {"FINISHED"}
+    assert bpy.context.scene.frame_step == 2
     assert (panel.engine, panel.seed, panel.size) == ("preview", 7, "CUSTOM")
     assert (panel.width_px, panel.height_px) == (32, 24)
 
