@@ -182,6 +182,12 @@ class EX4D_OT_next_take(_OnTake):
         takes = strips.takes_beside(scene, strip)
         if not takes:
             takes = strips.takes_of(scene, shot_of(context, strip))
+        if strip not in takes:
+            message = (
+                f"expected the shot that {strip.name} is a take of, found none; import its scene "
+                "again"
+            )
+            raise InputError("shot_gone", message)
         if not self.strip:
             shown = [place for place, take in enumerate(takes) if not take.mute]
             strip = takes[(shown[-1] + 1) % len(takes)] if shown else takes[0]

@@ -78,6 +78,19 @@ def test_next_take_of_a_shot_that_is_gone_is_refused_with_words(addon, shot, seq
     assert places(addon) == before
 
 
+def test_next_take_of_a_shot_under_another_name_is_refused_with_words(addon, shot, sequencer):
+    import bpy
+
+    collection = addon("compat").strips_of(bpy.context.scene.sequence_editor)
+    for take in takes(addon, shot):
+        # As takes of the oldest versions.
+        del take["ex4d_take_shot"], take["ex4d_take_shot_id"]
+    bpy.context.scene.sequence_editor.active_strip = collection["Tiny preview"]
+    shot.name = "Renamed"
+    with sequencer(), pytest.raises(RuntimeError, match="import its scene"):
+        bpy.ops.ex4d.next_take()
+
+
 def places(addon):
     """Name -> channel, first frame, hidden, of every strip."""
     import bpy
