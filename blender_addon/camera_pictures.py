@@ -54,11 +54,7 @@ def set_hidden(image: bpy.types.Image, value: bool) -> None:
 def refusal(camera_data: bpy.types.Camera) -> InputError | None:
     """Why no picture can hang before a camera without something else changing; None if one can."""
     if camera_data.library is not None or camera_data.override_library is not None:
-        message = (
-            f"expected a camera of this file, found {camera_data.name} of another, which is not "
-            "changed; make it local"
-        )
-        return InputError("camera_linked", message)
+        return linked(camera_data)
     others = [slot for slot in camera_data.background_images if not _is_ours(slot.image)]
     if not camera_data.show_background_images and any(
         slot.show_background_image for slot in others
@@ -70,6 +66,15 @@ def refusal(camera_data: bpy.types.Camera) -> InputError | None:
         )
         return InputError("backgrounds_off", message)
     return None
+
+
+def linked(camera_data: bpy.types.Camera) -> InputError:
+    """What to say of a camera whose changes would not be saved, or are not ours to make."""
+    message = (
+        f"expected a camera of this file, found {camera_data.name} of another, which is not "
+        "changed; make it local"
+    )
+    return InputError("camera_linked", message)
 
 
 def _is_ours(image: bpy.types.Image | None) -> bool:

@@ -218,6 +218,9 @@ class EX4D_OT_take_background(_OnTake):
         if not cameras:
             message = "expected a camera of the shot, found none; choose one in the panel"
             raise InputError("camera_missing", message)
+        for camera_data in cameras:
+            if camera_data.library is not None:
+                raise camera_pictures.linked(camera_data)
         first = strips.folder_of(strip) / "frames" / "0001.png"
         if not first.is_file():
             message = f"expected the take's frames in {first.parent}, found none; make it again"

@@ -351,6 +351,25 @@ def test_take_is_behind_each_camera_that_markers_bind_while_it_lasts(addon, shot
         assert "one" in slot.image.filepath
 
 
+def test_linked_camera_gets_no_background_and_no_other_does(addon, shot, tmp_path):
+    import bpy
+
+    path = tmp_path / "camera.blend"
+    data = bpy.data.cameras.new("Linked")
+    bpy.data.libraries.write(str(path), {data})
+    bpy.data.cameras.remove(data)
+    with bpy.data.libraries.load(str(path), link=True) as (_, target):
+        target.cameras = ["Linked"]
+    camera = bpy.data.objects.new("Side", target.cameras[0])
+    bpy.context.scene.collection.objects.link(camera)
+    camera.parent = shot
+    bpy.context.scene.timeline_markers.new("Own", frame=11).camera = shot.ex4d_shot.camera
+    bpy.context.scene.timeline_markers.new("Side", frame=13).camera = camera
+    with pytest.raises(RuntimeError, match="make it local"):
+        bpy.ops.ex4d.take_background(strip="Tiny preview")
+    assert not any(len(data.background_images) for data in bpy.data.cameras)
+
+
 def test_trimmed_take_behind_the_camera_shows_each_frame_where_it_belongs(addon, shot):
     import bpy
 
