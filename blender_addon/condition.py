@@ -197,14 +197,22 @@ def _band(
 
 def switch_off() -> None:
     """Show it in no scene of the open file."""
-    for scene in bpy.data.scenes:
-        if scene.library is None and scene.ex4d_generate.show_condition:
-            scene.ex4d_generate.show_condition = False
+    for scene in _asking_scenes():
+        scene.ex4d_generate.show_condition = False
 
 
 def is_shown_anywhere() -> bool:
     """Whether a scene of the open file asks for its condition."""
-    return any(scene.ex4d_generate.show_condition for scene in bpy.data.scenes)
+    return bool(_asking_scenes())
+
+
+def _asking_scenes() -> list[bpy.types.Scene]:
+    """Of the open file alone: what is linked cannot be switched off."""
+    return [
+        scene
+        for scene in bpy.data.scenes
+        if scene.library is None and scene.ex4d_generate.show_condition
+    ]
 
 
 def _wanted_view() -> tuple[View | None, Ex4dError | None]:
@@ -212,7 +220,7 @@ def _wanted_view() -> tuple[View | None, Ex4dError | None]:
     windows = list(bpy.context.window_manager.windows)
     if any(window.screen.is_animation_playing for window in windows):
         return None, None
-    asking = [scene for scene in bpy.data.scenes if scene.ex4d_generate.show_condition]
+    asking = _asking_scenes()
     if not asking:
         return None, None
     in_windows = [window.scene for window in windows]

@@ -376,6 +376,22 @@ def test_linked_camera_is_told_and_stays_as_it_is(addon, shot, tmp_path):
     assert len(bpy.data.cameras["Elsewhere"].background_images) == 0
 
 
+def test_linked_scene_that_showed_it_asks_for_nothing(addon, empty_file, tmp_path):
+    import bpy
+
+    path, scene = str(tmp_path / "scenes.blend"), bpy.context.scene
+    scene.name = "Elsewhere"
+    scene.ex4d_generate.show_condition = True
+    assert addon("condition").is_shown_anywhere()
+    bpy.ops.wm.save_as_mainfile(filepath=path, copy=True)
+    bpy.ops.wm.read_homefile(use_empty=True)
+    with bpy.data.libraries.load(path, link=True) as (_, wanted):
+        wanted.scenes = ["Elsewhere"]
+    assert bpy.data.scenes["Elsewhere"].ex4d_generate.show_condition
+    assert not addon("condition").is_shown_anywhere()
+    assert addon("condition")._wanted_view() == (None, None)
+
+
 def test_camera_that_sees_nothing_is_all_magenta(addon, shot):
     import bpy
 
