@@ -90,7 +90,7 @@ class EX4D_PT_shot(Sidebar, bpy.types.Panel):
             return
         clip = shot.ex4d_shot
         column = layout.column(align=True)
-        column.label(text=shot.name, icon="FILE_MOVIE")
+        column.menu("EX4D_MT_shots", text=shot.name, icon="FILE_MOVIE")
         column.label(
             text=f"{clip.width_px} x {clip.height_px} px, {clip.frame_count} frames "
             f"at {clip.frame_rate:g} fps"

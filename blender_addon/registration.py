@@ -26,6 +26,7 @@ from . import (
     scene_jobs,
     settings,
     shot_ids,
+    shot_menu,
     shots,
     thumbnails,
 )
@@ -38,6 +39,7 @@ MODULES: tuple[ModuleType, ...] = (
     import_settings,
     shots,
     shot_ids,
+    shot_menu,
     scene_jobs,
     camera_pictures,
     pump,
