@@ -6,6 +6,7 @@ slices once the slider has come to rest. Whenever something may have changed, wh
 shows is compared with which it should, so that undo and redo need nothing of their own.
 """
 
+import contextlib
 import shutil
 import time
 from collections.abc import Generator
@@ -164,7 +165,9 @@ def _paint(mesh: coverage.ShotMesh) -> Generator[float, None, Path]:
     """
     folder = _folder_for(mesh)
     if folder.is_dir():
-        folder.touch()
+        # Whether it may be removed next is all that this says: others' folders may be read alone.
+        with contextlib.suppress(OSError):
+            folder.touch()
         return folder
     partial = folder.with_name(folder.name + ".part")
     partial.mkdir(exist_ok=True)

@@ -255,3 +255,20 @@ def test_image_that_was_removed_while_it_was_painted_is_missed_by_nobody(addon, 
     bpy.data.images.remove(shot.ex4d_shot.marked_image)
     settle(addon)
     assert addon("runtime").get().repainter.error is None
+
+
+def test_pictures_of_a_folder_that_may_only_be_read_are_shown(addon, shot, monkeypatch):
+    shot.ex4d_shot.field_of_view = NARROW_RAD
+    settle(addon)
+    painted = shown_folder(shot)
+    shot.ex4d_shot.field_of_view = shot.ex4d_shot.scene_field_of_view
+    settle(addon)
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "touch", refuse)
+    shot.ex4d_shot.field_of_view = NARROW_RAD
+    settle(addon)
+    assert addon("runtime").get().repainter.error is None
+    assert shown_folder(shot) == painted
