@@ -54,7 +54,7 @@ def decode_document(content: bytes, kind: type[Document], *, where: str, code: s
     """
     try:
         return msgspec.json.decode(content, type=kind)
-    # Bytes that are no text are a ValueError of their own.
-    except ValueError as error:
+    # Bytes that are no text are a ValueError of their own; lists in lists have no end.
+    except (ValueError, RecursionError) as error:
         message = f"expected a {kind.__name__} in {where}, found none that can be read: {error}"
         raise InputError(code, message) from error

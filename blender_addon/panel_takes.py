@@ -27,7 +27,8 @@ def describe(strip: bpy.types.Strip) -> str:
     """Settings and seed of a take in a line; its name has the engine."""
     try:
         summary = msgspec.json.decode(str(strip[strips.DOCUMENT_PROPERTY]), type=_Summary)
-    except ValueError:
+    # As `documents.decode_document`.
+    except (ValueError, RecursionError):
         return "damaged"
     chosen = summary.settings
     text = f"seed {chosen.seed}"

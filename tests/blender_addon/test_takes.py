@@ -458,6 +458,16 @@ def test_panel_lists_takes(addon, shot):
     assert "ex4d.generate_again" in layout.words
 
 
+def test_settings_of_a_take_that_never_end_are_damaged(addon, shot):
+    import bpy
+
+    depth = 100_000
+    takes(addon, shot)[0]["ex4d_take"] = '{"a": ' + "[" * depth + "]" * depth + "}"
+    assert addon("panel_takes").describe(takes(addon, shot)[0]) == "damaged"
+    with pytest.raises(RuntimeError, match="expected a TakeDocument in Tiny preview"):
+        bpy.ops.ex4d.use_take_settings(strip="Tiny preview")
+
+
 def test_folder_of_a_take_that_is_gone_is_told(addon, shot, tmp_path):
     import bpy
 
