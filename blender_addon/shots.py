@@ -24,7 +24,7 @@ def _apply_frame_start(shot: "EX4D_PG_shot", _context: bpy.types.Context) -> Non
             for modifier in mesh_object.modifiers:
                 if modifier.type == "MESH_CACHE":
                     modifier.frame_start = shot.frame_start
-    node = _clip_node(shot)
+    node = _own_clip_node(shot)
     if node is not None:
         node.image_user.frame_start = shot.frame_start
 
@@ -35,7 +35,7 @@ def _apply_switches(shot: "EX4D_PG_shot", _context: bpy.types.Context) -> None:
         shot.mesh.hide_viewport = shot.use_proxy
     if shot.surround is not None:
         shot.surround.hide_viewport = shot.surround.hide_render = not shot.show_surround
-    node = _clip_node(shot)
+    node = _own_clip_node(shot)
     if node is not None:
         node.image = shot.marked_image if shot.show_marks else shot.clip_image
 
@@ -45,8 +45,31 @@ def _apply_field_of_view(shot: "EX4D_PG_shot", _context: bpy.types.Context) -> N
     from . import pump, runtime
 
     field_of_view.apply(shot)
+    # Its marked pictures will be others.
+    _own_clip_node(shot)
     runtime.get().repainter.look()
     pump.wake()
+
+
+def _own_clip_node(shot: "EX4D_PG_shot") -> bpy.types.ShaderNodeTexImage | None:
+    """The texture of the shot alone: copies share theirs until something of it changes."""
+    others = [item.ex4d_shot for item in bpy.data.objects if item.ex4d_shot.is_shot]
+    shown = _clip_node(shot)
+    if shown is None or not any(
+        other.mesh != shot.mesh and _clip_node(other) == shown for other in others
+    ):
+        return shown
+    shot.marked_image = shot.marked_image and shot.marked_image.copy()
+    own = shot.mesh.active_material.copy()
+    for mesh_object in (shot.mesh, shot.proxy):
+        if mesh_object is not None and mesh_object.active_material is not None:
+            slot = mesh_object.material_slots[mesh_object.active_material_index]
+            # Linked duplicates share the mesh, which has the material.
+            slot.link = "OBJECT"
+            slot.material = own
+    node = material.clip_node(own)
+    node.image = shot.marked_image if shot.show_marks else shot.clip_image
+    return node
 
 
 def _clip_node(shot: "EX4D_PG_shot") -> bpy.types.ShaderNodeTexImage | None:

@@ -216,17 +216,37 @@ def test_what_failed_is_tried_again_and_keeps_no_other_shot_waiting(addon, shot,
     assert addon("runtime").get().repainter.error is None
 
 
-def test_copy_that_shares_the_image_leaves_it_to_the_shot(addon, shot):
+@pytest.mark.parametrize("linked", [False, True])
+def test_copy_shows_its_own_marks_and_start(addon, shot, linked):
     from test_shot_ids import copy_of
 
-    copy = copy_of(shot)
-    assert copy.ex4d_shot.marked_image == shot.ex4d_shot.marked_image
+    copy = copy_of(shot, linked=linked)
+    texture = {of: lambda of=of: addon("shots")._clip_node(of.ex4d_shot) for of in (shot, copy)}
+    assert texture[copy]() == texture[shot]()
+    copy.ex4d_shot.frame_start = 21
+    assert [texture[of]().image_user.frame_start for of in (shot, copy)] == [1, 21]
+    assert texture[copy]().image == copy.ex4d_shot.marked_image != shot.ex4d_shot.marked_image
+    assert copy.ex4d_shot.proxy.active_material == copy.ex4d_shot.mesh.active_material
+    copy.ex4d_shot.show_marks = False
+    assert texture[shot]().image == shot.ex4d_shot.marked_image
+    assert texture[copy]().image == copy.ex4d_shot.clip_image
+    assert [texture[of]().image_user.frame_start for of in (shot, copy)] == [1, 21]
+    copy.ex4d_shot.field_of_view, shot.ex4d_shot.field_of_view = NARROW_RAD, WIDE_RAD
+    settle(addon)
+    assert shown_folder(copy) != shown_folder(shot)
+    assert all(shown_folder(of).name.startswith("marked_") for of in (copy, shot))
+
+
+def test_copy_of_the_empty_alone_leaves_the_marks_to_the_shot(addon, shot):
+    """It has the same mesh."""
+    import bpy
+
+    copy = shot.copy()
+    bpy.context.scene.collection.objects.link(copy)
     copy.ex4d_shot.field_of_view = NARROW_RAD
     settle(addon)
+    assert copy.ex4d_shot.marked_image == shot.ex4d_shot.marked_image
     assert shown_folder(shot).name == "marked"
-    shot.ex4d_shot.field_of_view = WIDE_RAD
-    settle(addon)
-    assert shown_folder(shot).name.startswith("marked_")
 
 
 def test_many_shots_of_a_scene_each_keep_their_marks(addon, shot, folder):

@@ -90,8 +90,8 @@ def arrive(addon, job, make_take):
     addon("pump").stop()
 
 
-def copy_of(shot):
-    """A copy of a shot as Shift + D on all of it makes one."""
+def copy_of(shot, *, linked=False):
+    """A copy of a shot as Shift + D, or Alt + D, on all of it makes one."""
     import bpy
 
     for item in (shot, *shot.children_recursive):
@@ -99,7 +99,7 @@ def copy_of(shot):
         item.select_set(True)
     before = set(bpy.data.objects)
     bpy.context.view_layer.objects.active = shot
-    assert bpy.ops.object.duplicate() == {"FINISHED"}
+    assert bpy.ops.object.duplicate(linked=linked) == {"FINISHED"}
     bpy.context.view_layer.update()
     (found,) = (item for item in set(bpy.data.objects) - before if item.ex4d_shot.is_shot)
     return found
