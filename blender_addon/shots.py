@@ -59,7 +59,8 @@ def _own_clip_node(shot: "EX4D_PG_shot") -> bpy.types.ShaderNodeTexImage | None:
         other.mesh != shot.mesh and _clip_node(other) == shown for other in others
     ):
         return shown
-    shot.marked_image = shot.marked_image and shot.marked_image.copy()
+    if shot.marked_image is not None:
+        shot.marked_image = shot.marked_image.copy()
     own = shot.mesh.active_material.copy()
     for mesh_object in (shot.mesh, shot.proxy):
         if mesh_object is not None and mesh_object.active_material is not None:
@@ -68,7 +69,8 @@ def _own_clip_node(shot: "EX4D_PG_shot") -> bpy.types.ShaderNodeTexImage | None:
             slot.link = "OBJECT"
             slot.material = own
     node = material.clip_node(own)
-    node.image = shot.marked_image if shot.show_marks else shot.clip_image
+    if node is not None:
+        node.image = shot.marked_image if shot.show_marks else shot.clip_image
     return node
 
 
