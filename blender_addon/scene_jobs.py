@@ -37,9 +37,11 @@ def store() -> None:
 
 def restore() -> bool:
     """Take up the jobs that the open file names; true if there are any."""
+    # What a linked scene waits for goes to the file that it is of.
     named = [
         (item.request_id, scene.session_uid)
         for scene in bpy.data.scenes
+        if scene.library is None
         for item in scene.ex4d_jobs
     ]
     # A file without jobs must not make Blender create an identity.

@@ -215,6 +215,24 @@ def test_other_file_has_other_jobs(addon, empty_file, record):
     assert list(addon("runtime").get().jobs) == []
 
 
+def test_linked_scene_keeps_its_jobs_to_its_own_file(addon, empty_file, record, tmp_path):
+    import bpy
+
+    start_job(addon, record, bpy.context.scene)
+    bpy.context.scene.name = "Elsewhere"
+    path, other = str(tmp_path / "scenes.blend"), str(tmp_path / "other.blend")
+    bpy.ops.wm.save_as_mainfile(filepath=path, copy=True)
+    bpy.ops.wm.read_homefile(use_empty=True)
+    with bpy.data.libraries.load(path, link=True) as (_, wanted):
+        wanted.scenes = ["Elsewhere"]
+    # Blender saves what is linked and used.
+    bpy.context.scene.background_set = bpy.data.scenes["Elsewhere"]
+    bpy.ops.wm.save_as_mainfile(filepath=other)
+    bpy.ops.wm.open_mainfile(filepath=other)
+    assert len(bpy.data.scenes["Elsewhere"].ex4d_jobs) == 1
+    assert list(addon("runtime").get().jobs) == []
+
+
 def test_second_click_does_not_send_the_same_again(addon, empty_file, record, tmp_path):
     import bpy
     import msgspec
