@@ -3,7 +3,6 @@
 import asyncio
 import sys
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -14,7 +13,7 @@ from ex4d_server.blobs import BlobStore, Quotas
 from ex4d_server.config import FakeOptions
 from ex4d_server.executors.fake import FakeExecutor
 from raw_client import RawClient, file_ref, new_id, random_bytes, render_job
-from server_parts import make_scheduler
+from server_parts import running_scheduler
 from server_process import ServerProcess
 from server_users import add_user
 
@@ -176,12 +175,10 @@ def test_files_that_do_not_fit_are_refused(client: RawClient, case: str) -> None
 
 def test_cancel_between_queue_and_start(tmp_path: Path) -> None:
     async def scenario() -> None:
-        with ThreadPoolExecutor() as threads:
-            executor = FakeExecutor(FakeOptions(frame_s=1000.0))
-            blobs = BlobStore(tmp_path / "blobs", Quotas())
-            blobs.add_empty("ada")
-            scheduler = make_scheduler(tmp_path, blobs, executor, threads)
-            scheduler.start()
+        executor = FakeExecutor(FakeOptions(frame_s=1000.0))
+        blobs = BlobStore(tmp_path / "blobs", Quotas())
+        blobs.add_empty("ada")
+        async with running_scheduler(tmp_path, blobs, executor) as scheduler:
             job = render_job([file_ref("scene.json", b"")])
             event = scheduler.submit("ada", new_id(), job)
             # Now its turn has come, and nothing has happened yet.
@@ -192,7 +189,6 @@ def test_cancel_between_queue_and_start(tmp_path: Path) -> None:
             while scheduler.count() != (0, 0):
                 await asyncio.sleep(0.01)
             assert scheduler.event_of("ada", event.job_id).state == "cancelled"
-            await scheduler.close()
 
     asyncio.run(scenario())
 
@@ -203,13 +199,11 @@ def test_large_requests_of_a_user_are_few(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(scheduling, "MAX_UNFINISHED_BYTES", limit_bytes)
 
     async def scenario() -> None:
-        with ThreadPoolExecutor() as threads:
-            blobs = BlobStore(tmp_path / "blobs", Quotas())
-            for user in ("ada", "bob"):
-                blobs.add_empty(user)
-            executor = FakeExecutor(FakeOptions(frame_s=1000.0))
-            scheduler = make_scheduler(tmp_path, blobs, executor, threads)
-            scheduler.start()
+        blobs = BlobStore(tmp_path / "blobs", Quotas())
+        for user in ("ada", "bob"):
+            blobs.add_empty(user)
+        executor = FakeExecutor(FakeOptions(frame_s=1000.0))
+        async with running_scheduler(tmp_path, blobs, executor) as scheduler:
             events = [scheduler.submit("ada", new_id(), job) for _ in range(3)]
             with pytest.raises(InputError) as caught:
                 scheduler.submit("ada", new_id(), job)
@@ -217,7 +211,6 @@ def test_large_requests_of_a_user_are_few(tmp_path: Path, monkeypatch: pytest.Mo
             scheduler.submit("bob", new_id(), job)
             scheduler.cancel("ada", events[2].job_id)
             scheduler.submit("ada", new_id(), job)
-            await scheduler.close()
 
     asyncio.run(scenario())
 

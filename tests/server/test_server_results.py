@@ -3,7 +3,6 @@
 import asyncio
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from ex4d_server.executors.fake import FakeExecutor
 from ex4d_server.executors.local import LocalExecutor
 from ex4d_server.results import KnownResults
 from raw_client import RawClient, file_ref, new_id, random_bytes
-from server_parts import make_scheduler
+from server_parts import running_scheduler
 from worker_jobs import run_test_job
 
 from ex4d.depth.models import DEPTH_MODELS
@@ -188,15 +187,13 @@ def test_weights_replaced_during_a_job_leave_nothing_to_remember(
     job = ReconstructJob(files=(clip,), clip="clip.mp4", name="shot")
 
     async def scenario() -> None:
-        with ThreadPoolExecutor() as threads:
-            scheduler = make_scheduler(tmp_path, store, Executor(FakeOptions(frame_s=0.0)), threads)
-            scheduler.start()
+        executor = Executor(FakeOptions(frame_s=0.0))
+        async with running_scheduler(tmp_path, store, executor) as scheduler:
             for ran in (1, 2, 2):
                 event = scheduler.submit("ada", new_id(), job)
                 while scheduler.event_of("ada", event.job_id).state not in FINAL_STATES:
                     await asyncio.sleep(0.01)
                 assert scheduler.event_of("ada", event.job_id).state == "done"
                 assert len(runs) == ran
-            await scheduler.close()
 
     asyncio.run(scenario())

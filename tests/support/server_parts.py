@@ -1,6 +1,8 @@
 """Parts of the server without its socket, for tests of what needs the right moment."""
 
-from concurrent.futures import Executor as Threads
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 from ex4d_server.blobs import BlobStore
@@ -11,14 +13,21 @@ from ex4d_server.scheduler import Scheduler
 from ex4d_server.sessions import Sessions
 
 
-def make_scheduler(data: Path, blobs: BlobStore, executor: Executor, threads: Threads) -> Scheduler:
-    """A scheduler to which no client listens; to be made in the running event loop."""
-    return Scheduler(
-        journal=Journal(data / "journal.sqlite3"),
-        blobs=blobs,
-        limits=LimitsFile(None),
-        executor=executor,
-        data=data,
-        threads=threads,
-        sessions=Sessions(lambda session: None),
-    )
+@asynccontextmanager
+async def running_scheduler(
+    data: Path, blobs: BlobStore, executor: Executor
+) -> AsyncIterator[Scheduler]:
+    """A scheduler to which no client listens."""
+    with ThreadPoolExecutor() as threads, closing(Journal(data / "journal.sqlite3")) as journal:
+        scheduler = Scheduler(
+            journal=journal,
+            blobs=blobs,
+            limits=LimitsFile(None),
+            executor=executor,
+            data=data,
+            threads=threads,
+            sessions=Sessions(lambda session: None),
+        )
+        scheduler.start()
+        yield scheduler
+        await scheduler.close()
