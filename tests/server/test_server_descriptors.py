@@ -81,6 +81,35 @@ def test_key_file_that_goes_while_it_is_looked_at(
     assert keys.user_of(pair.public_key) == "ada"
 
 
+def test_key_file_that_cannot_be_read_holds_up_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = FolderKeys(tmp_path)
+    for user in ("ada", "bob"):
+        keys.authorise(user, make_key_pair().public_key)
+    read_text, folder = Path.read_text, tmp_path / "keys" / "authorised"
+
+    def refused(path: Path, *, encoding: str) -> str:
+        if path.name == "ada.keys":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return read_text(path, encoding=encoding)
+
+    more = make_key_pair().public_key
+    with (folder / "ada.keys").open("a") as file:
+        file.write(f"{more}\n")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_text", refused)
+        keys.refresh()
+        assert keys.users() == {"ada", "bob"}
+        (folder / "bob.keys").unlink()
+        keys.refresh()
+        assert keys.users() == {"ada"}
+        assert keys.user_of(more) is None
+    # Nothing has changed since, but that it can be read.
+    keys.refresh()
+    assert keys.user_of(more) == "ada"
+
+
 def test_worker_that_cannot_be_started_is_started_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
