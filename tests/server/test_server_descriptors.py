@@ -3,7 +3,6 @@
 import asyncio
 import errno
 import os
-import resource
 import socket
 import sys
 import time
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from ex4d_server import server as server_module
 from ex4d_server.executors import Work, WorkerLostError
 from ex4d_server.executors import local as local_executor
 from ex4d_server.executors.local import LocalExecutor
@@ -27,6 +27,8 @@ from worker_jobs import run_test_job
 def test_flood_of_connections_ends_nothing(
     own_server: Callable[..., ServerProcess], connect: Callable[..., RawClient]
 ) -> None:
+    import resource
+
     server = own_server("--fake-frame-s", "0")
     # Somebody may pair, so that unknown keys are looked up as well.
     server.pairing_link("ben")
@@ -49,6 +51,7 @@ def test_flood_of_connections_ends_nothing(
         # Keys are looked at four times a second.
         time.sleep(1.0)
         assert process.is_running()
+    deadline_s = time.monotonic() + 10
     while process.num_fds() > few - 40 and time.monotonic() < deadline_s:
         time.sleep(0.05)
     content = random_bytes(1000)
@@ -108,6 +111,24 @@ def test_key_file_that_cannot_be_read_holds_up_no_other(
     # Nothing has changed since, but that it can be read.
     keys.refresh()
     assert keys.user_of(more) == "ada"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows sets no such limit")
+@pytest.mark.parametrize(
+    ("limits", "raised"),
+    [((1024, 4096), (4096, 4096)), ((1024, -1), (65_536, -1)), ((100_000, 200_000), None)],
+    ids=["as far as granted", "without end", "never lowered"],
+)
+def test_descriptors_are_raised(
+    limits: tuple[int, int], raised: tuple[int, int] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import resource
+
+    found: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda _: limits)
+    monkeypatch.setattr(resource, "setrlimit", lambda _, wanted: found.append(wanted))
+    server_module._allow_descriptors()
+    assert found == ([] if raised is None else [raised])
 
 
 def test_worker_that_cannot_be_started_is_started_later(
