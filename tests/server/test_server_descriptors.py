@@ -7,11 +7,13 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
+import worker_jobs
 from ex4d_server import server as server_module
 from ex4d_server.executors import Work, WorkerLostError
 from ex4d_server.executors import local as local_executor
@@ -21,6 +23,8 @@ from raw_client import RawClient, file_ref, random_bytes, render_job
 from server_process import ServerProcess, make_key_pair
 from server_users import add_user
 from worker_jobs import run_test_job
+
+from ex4d.errors import CancelledError
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits another process")
@@ -131,27 +135,46 @@ def test_descriptors_are_raised(
     assert found == ([] if raised is None else [raised])
 
 
+@pytest.mark.parametrize(
+    ("refusals", "is_cancelled", "expected"),
+    [(2, False, None), (100, False, WorkerLostError), (2, True, CancelledError)],
+    ids=["for a while", "for long", "cancelled meanwhile"],
+)
 def test_worker_that_cannot_be_started_is_started_later(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    refusals: int,
+    is_cancelled: bool,
+    expected: type[Exception] | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    class NoWorker:
-        def __init__(self, *_: object) -> None:
+    tries = 0
+    start = local_executor._Worker
+    cancel = asyncio.Event()
+
+    def worker(*arguments: Any) -> Any:
+        nonlocal tries
+        tries += 1
+        if is_cancelled:
+            cancel.set()
+        if tries <= refusals:
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return start(*arguments)
 
     async def scenario() -> None:
         executor = LocalExecutor(run_job=run_test_job)
         executor.start()
         try:
             executor._idle[0].kill()
-            work = Work("0" * 32, render_job([]), tmp_path / "inputs", tmp_path / "output")
-            with monkeypatch.context() as patch:
-                patch.setattr(local_executor, "_Worker", NoWorker)
-                for _ in range(2):
-                    with pytest.raises(WorkerLostError, match="Too many open files"):
-                        await executor.run(
-                            work, lambda _: None, asyncio.Event(), show=lambda _: None
-                        )
+            monkeypatch.setattr(local_executor, "_START_PERIOD_S", 0.0)
+            monkeypatch.setattr(local_executor, "_Worker", worker)
+            (tmp_path / "inputs").mkdir()
+            job = render_job([], focal_px=worker_jobs.FINISH)
+            work = Work("0" * 32, job, tmp_path / "inputs", tmp_path / "output")
+            refused = nullcontext() if expected is None else pytest.raises(expected)
+            with refused:
+                await executor.run(work, lambda _: None, cancel, show=lambda _: None)
             assert len(executor._idle) == executor.slots
+            assert (tmp_path / "output").exists() == (expected is None)
         finally:
             await executor.close()
 
