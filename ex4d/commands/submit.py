@@ -131,10 +131,13 @@ def run_generate(arguments: argparse.Namespace) -> int:
 
 def _send(build: "JobBuilder", sources: Mapping[str, Path], output: Path) -> int:
     """Submit a job to the remembered server and wait for its results, showing progress."""
+    from contextlib import suppress
+
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     from ex4d.client import ConnectionState, run_until
+    from ex4d.errors import TransferError
     from ex4d.folders import check_free
 
     # Before the server works for it.
@@ -160,7 +163,9 @@ def _send(build: "JobBuilder", sources: Mapping[str, Path], output: Path) -> int
                 run_until(client, lambda: job.is_over, on_change=show)
             except KeyboardInterrupt:
                 client.cancel(job)
-                run_until(client, lambda: job.is_over, timeout_s=_CANCEL_TIMEOUT_S)
+                # Interrupted is what the command was, whatever the server still says.
+                with suppress(TransferError):
+                    run_until(client, lambda: job.is_over, timeout_s=_CANCEL_TIMEOUT_S)
                 raise
     finally:
         client.close()

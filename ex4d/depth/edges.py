@@ -114,10 +114,10 @@ def measured_smear_px(sample: NDArray[np.float32], spread: float) -> int:
         high = cv2.dilate(frame, window)
         step, slope = high - cv2.erode(frame, window), _slope(frame)
         is_edge = (step > _EDGE_STEP * high) & (step > _EDGE_RANGE * spread)
-        # Where an edge is steepest; a slope is as steep everywhere.
-        is_edge &= slope >= cv2.dilate(slope, window)
-        width_px = step[is_edge] / slope[is_edge]
-        widths.append(width_px[width_px < _WIDTH_MOST * reach_px])
+        # Where an edge is steepest; a slope is as steep everywhere. What alternates from pixel to
+        # pixel has no slope at all.
+        is_edge &= (slope >= cv2.dilate(slope, window)) & (step < _WIDTH_MOST * reach_px * slope)
+        widths.append(step[is_edge] / slope[is_edge])
     width_px = np.concatenate(widths)
     if not len(width_px):
         return _share_px(_SMEAR_SHARE, sample[0])

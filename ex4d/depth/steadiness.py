@@ -166,7 +166,10 @@ def _fetched(image: NDArray[Any], place: NDArray[np.float32]) -> NDArray[Any]:
 def _places(shape: tuple[int, ...]) -> NDArray[np.float32]:
     """(height, width, 2): where each pixel is, x first."""
     height_px, width_px = shape
-    return np.dstack(np.meshgrid(np.arange(width_px), np.arange(height_px))).astype(np.float32)
+    places = np.empty((height_px, width_px, 2), np.float32)
+    places[..., 0] = np.arange(width_px)
+    places[..., 1] = np.arange(height_px)[:, None]
+    return places
 
 
 def _enlarged(moved: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:

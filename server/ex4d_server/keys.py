@@ -82,6 +82,7 @@ class FolderKeys:
         self._folder = private_folder(private_folder(data / "keys") / "authorised")
         self._signature: tuple[tuple[str, int, int], ...] = ()
         self._users: dict[str, str] = {}
+        self._unread_problem = ""
         self.refresh()
 
     def user_of(self, public_key: str) -> str | None:
@@ -93,30 +94,44 @@ class FolderKeys:
         return frozenset(self._users.values())
 
     def refresh(self) -> None:
-        """Read the folder again if a file in it changed; one that cannot be read changes nothing.
+        """Read the folder again if a file in it changed.
 
         `ex4d keys` may remove a file at any moment, and connections of strangers may leave no
-        descriptor to read one with.
+        descriptor to read one with: what cannot be read stays as it was and is read again at the
+        next call. Others' keys that were revoked are gone all the same.
         """
         try:
             stats = [(path, path.stat()) for path in sorted(self._folder.glob("*.keys"))]
-            signature = tuple((path.name, stat.st_mtime_ns, stat.st_size) for path, stat in stats)
-            if signature == self._signature:
-                return
-            users: dict[str, str] = {}
-            for path, _ in stats:
-                try:
-                    user = check_user(path.stem)
-                    users |= dict.fromkeys(self._read(user), user)
-                # Bytes that are no text are a ValueError.
-                except (InputError, ValueError) as error:
-                    # One damaged file must not lock out the other users, nor stop the server.
-                    _log.error("keys_unreadable", file=path.name, problem=str(error))
         except OSError as error:
-            _log.warning("keys_not_read", problem=error.strerror)
+            self._tell_unread(error)
             return
+        signature = tuple((path.name, stat.st_mtime_ns, stat.st_size) for path, stat in stats)
+        if signature == self._signature:
+            return
+        users: dict[str, str] = {}
+        unread: OSError | None = None
+        for path, _ in stats:
+            try:
+                user = check_user(path.stem)
+                users |= dict.fromkeys(self._read(user), user)
+            # Bytes that are no text are a ValueError.
+            except (InputError, ValueError) as error:
+                # One damaged file must not lock out the other users, nor stop the server.
+                _log.error("keys_unreadable", file=path.name, problem=str(error))
+            except OSError as error:
+                unread = error
+                users |= {key: user for key, user in self._users.items() if user == path.stem}
         self._users = users
-        self._signature = signature
+        self._tell_unread(unread)
+        if unread is None:
+            self._signature = signature
+
+    def _tell_unread(self, error: OSError | None) -> None:
+        """Log what could not be read, once: `refresh` is called several times a second."""
+        problem = "" if error is None else str(error.strerror)
+        if problem and problem != self._unread_problem:
+            _log.warning("keys_not_read", problem=problem)
+        self._unread_problem = problem
 
     def authorise(self, user: str, public_key: str, remark: str = "") -> None:
         """Let a key in as `user`; harmless when it is already.

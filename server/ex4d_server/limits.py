@@ -58,6 +58,7 @@ class LimitsFile:
         self._path = None if data is None else private_folder(data / "keys") / "limits.json"
         self._signature: tuple[int, int] | None = None
         self._limits: dict[str, UserLimits] = {}
+        self._problem = ""
         self._load()
 
     def of(self, user: str) -> UserLimits:
@@ -85,7 +86,12 @@ class LimitsFile:
         try:
             self._load()
         except InputError as error:
-            _log.error("limits_unreadable", problem=error.message)
+            # Told once: for want of a descriptor it is tried again several times a second.
+            if error.message != self._problem:
+                _log.error("limits_unreadable", problem=error.message)
+            self._problem = error.message
+        else:
+            self._problem = ""
 
     def _load(self) -> None:
         if self._path is None:
@@ -95,10 +101,10 @@ class LimitsFile:
             signature = (stat.st_mtime_ns, stat.st_size)
             if signature == self._signature:
                 return
-            # Noted first: what cannot be read is not read again at every turn.
-            self._signature = signature
             with self._path.open("rb") as file:
                 text = file.read(_MAX_FILE_BYTES)
+            # Noted first: what cannot be decoded is not read again at every turn.
+            self._signature = signature
             self._limits = msgspec.json.decode(text, type=dict[str, UserLimits])
         except FileNotFoundError:
             self._signature, self._limits = None, {}

@@ -279,7 +279,7 @@ class Scheduler:
         if len(names) < len(files) or names & {name.rpartition("/")[0] for name in names}:
             msg = "expected each path once and none as another's folder, found one twice; rename it"
             raise InputError("job_files", msg)
-        if unusable := [path for path in paths if not is_portable(path)]:
+        if unusable := [file.path for file in files if not is_portable(file.path)]:
             msg = f"expected names that every system has for files, found {unusable[0]}; rename it"
             raise InputError("job_files", msg)
         if isinstance(request, ReconstructJob):

@@ -45,7 +45,7 @@ _TICK_S = 0.25
 #: How often old blobs and jobs are removed.
 _CLEAN_S = 3600.0
 _THREADS = 4
-#: Whoever cannot say who they are is shown out after ten seconds.
+#: Descriptors to ask for: room for all that strangers open in the ten seconds of a handshake.
 _DESCRIPTORS = 65_536
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
@@ -257,14 +257,16 @@ def _check_reachable(config: ServerConfig, identity: Identity) -> None:
 
 
 def _allow_descriptors() -> None:
-    """Use all descriptors that the system grants: each connection takes one, a stranger's too."""
+    """Ask for more descriptors: each connection takes one, a stranger's too."""
     try:
         import resource
     except ImportError:
         # Windows sets no such limit.
         return
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _DESCRIPTORS if most == resource.RLIM_INFINITY else min(_DESCRIPTORS, most)
+    if now == resource.RLIM_INFINITY or now >= wanted:
+        return
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
     except (OSError, ValueError) as error:

@@ -103,13 +103,16 @@ class Wire:
         """
         frames: list[bytes | zmq.Frame] = [routing_id, codec.MAGIC]
         counted: list[tuple[zmq.MessageTracker, int]] = []
-        for part in (codec.encode(message), None if payload is None else bytes(payload)):
-            if part is not None and len(part) >= _COUNTED_BYTES:
-                frame = zmq.Frame(part, track=True, copy=False)
-                counted.append((cast("zmq.MessageTracker", frame.tracker), len(part)))
-                frames.append(frame)
-            elif part is not None:
+        parts = [codec.encode(message)]
+        if payload is not None:
+            parts.append(bytes(payload))
+        for part in parts:
+            if len(part) < _COUNTED_BYTES:
                 frames.append(part)
+                continue
+            frame = zmq.Frame(part, track=True, copy=False)
+            counted.append((cast("zmq.MessageTracker", frame.tracker), len(part)))
+            frames.append(frame)
         held = self._held.setdefault(user, _Held()) if counted else None
         if held is not None and not held.has_room(sum(size for _, size in counted)):
             return Delivery.FULL

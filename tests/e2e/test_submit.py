@@ -63,10 +63,17 @@ def test_clip_to_take(folder: Path, link: str, capsys: pytest.CaptureFixture[str
     assert (take / "take.json").read_bytes() == made
 
 
-def test_interrupting_cancels_the_job(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("is_heard", [True, False])
+def test_interrupting_cancels_the_job(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, is_heard: bool
+) -> None:
+    """Where the server says nothing in time, the command was interrupted all the same."""
+
     def interrupt(bars: Progress, *_: object, description: str, **__: object) -> None:
         if description not in [phase.value for phase in JobPhase]:
             monkeypatch.undo()
+            if not is_heard:
+                monkeypatch.setattr("ex4d.commands.submit._CANCEL_TIMEOUT_S", 0.0)
             raise KeyboardInterrupt
 
     with paired_server(folder) as link:
@@ -74,6 +81,8 @@ def test_interrupting_cancels_the_job(folder: Path, monkeypatch: pytest.MonkeyPa
         monkeypatch.setattr(Progress, "update", interrupt)
         assert main([*recon_arguments(folder), "--output", str(folder / "scene")]) == 130
     assert not (folder / "scene").exists()
+    if not is_heard:
+        return
     with closing(sqlite3.connect(folder / "server" / "journal.sqlite3")) as journal:
         ((event,),) = journal.execute("SELECT event FROM jobs").fetchall()
     assert json.loads(event)["state"] == "cancelled"

@@ -81,6 +81,12 @@ def test_how_far_edges_are_smeared_is_measured(deviation_px: float) -> None:
     assert abs(measured_smear_px(inverse, 0.4) - 2 * deviation_px) <= 1
 
 
+def test_stripes_of_a_pixel_have_no_width() -> None:
+    """A slope over two pixels does not see them, and nothing is divided by it."""
+    stripes = np.tile(np.where(np.arange(160) % 2, 0.5, 0.1).astype(np.float32), (1, 64, 1))
+    assert measured_smear_px(stripes, 0.4) == 2
+
+
 def rod(width_px: int) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.uint8]]:
     """A rod between two boards before a wall, the same smeared, and the picture."""
     columns = np.arange(160)

@@ -45,11 +45,20 @@ def test_one_missing_file_is_named(tmp_path: Path) -> None:
         find_models(folder)
 
 
-def test_half_converted_files_are_not_passed_over(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("is_quantised", "remedy"),
+    [
+        (False, "run `ex4d models convert` again after removing converted/"),
+        (True, "run `ex4d models convert --fp8` again after removing converted-fp8/"),
+    ],
+)
+def test_half_converted_files_are_not_passed_over(
+    tmp_path: Path, is_quantised: bool, remedy: str
+) -> None:
     folder = tmp_path / "models"
     shutil.copytree(GOLDEN_MODELS, folder)
-    converted_layout(folder).config.parent.mkdir()
-    with pytest.raises(InputError, match="ex4d models convert"):
+    converted_layout(folder, is_quantised=is_quantised).config.parent.mkdir()
+    with pytest.raises(InputError, match=remedy):
         find_models(folder)
 
 

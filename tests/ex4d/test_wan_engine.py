@@ -271,6 +271,8 @@ def test_long_prompt(warm: WarmModels, field: str) -> None:
         (Ex4dSettings(mode="draft", steps=4, loras=("a",)), "draft_settings"),
         (Ex4dSettings(mode="draft", guidance=1.0, loras=("a",)), "draft_settings"),
         (Ex4dSettings(loras=("unheard-of",)), "lora_missing"),
+        # Refused before the work where no card has it, and before its files are looked for.
+        (Ex4dSettings(mode="fast"), "fp8_unsupported"),
     ],
 )
 def test_settings_that_cannot_be(warm: WarmModels, settings: Ex4dSettings, code: str) -> None:
@@ -335,11 +337,6 @@ def test_cancel_comes_through_before_the_next_block(
     with pytest.raises(CancelledError):
         run(warm, task=Task(is_cancelled=lambda: cancelled))
     assert calls == 4
-
-
-def test_fast_is_refused_before_the_work_where_no_card_has_it(warm: WarmModels) -> None:
-    engine = WanEngine(Ex4dSettings(mode="fast"), warm)
-    assert refusal(lambda: engine.check(FRAMES, WIDTH_PX, HEIGHT_PX)).code == "fp8_unsupported"
 
 
 def test_full_card_gets_a_second_try_with_streamed_weights(

@@ -3,16 +3,18 @@
 import asyncio
 import errno
 import os
-import resource
 import socket
 import sys
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
+import worker_jobs
+from ex4d_server import server as server_module
 from ex4d_server.executors import Work, WorkerLostError
 from ex4d_server.executors import local as local_executor
 from ex4d_server.executors.local import LocalExecutor
@@ -22,11 +24,15 @@ from server_process import ServerProcess, make_key_pair
 from server_users import add_user
 from worker_jobs import run_test_job
 
+from ex4d.errors import CancelledError
+
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits another process")
 def test_flood_of_connections_ends_nothing(
     own_server: Callable[..., ServerProcess], connect: Callable[..., RawClient]
 ) -> None:
+    import resource
+
     server = own_server("--fake-frame-s", "0")
     # Somebody may pair, so that unknown keys are looked up as well.
     server.pairing_link("ben")
@@ -49,6 +55,7 @@ def test_flood_of_connections_ends_nothing(
         # Keys are looked at four times a second.
         time.sleep(1.0)
         assert process.is_running()
+    deadline_s = time.monotonic() + 10
     while process.num_fds() > few - 40 and time.monotonic() < deadline_s:
         time.sleep(0.05)
     content = random_bytes(1000)
@@ -81,27 +88,93 @@ def test_key_file_that_goes_while_it_is_looked_at(
     assert keys.user_of(pair.public_key) == "ada"
 
 
-def test_worker_that_cannot_be_started_is_started_later(
+def test_key_file_that_cannot_be_read_holds_up_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class NoWorker:
-        def __init__(self, *_: object) -> None:
+    keys = FolderKeys(tmp_path)
+    for user in ("ada", "bob"):
+        keys.authorise(user, make_key_pair().public_key)
+    read_text, folder = Path.read_text, tmp_path / "keys" / "authorised"
+
+    def refused(path: Path, *, encoding: str) -> str:
+        if path.name == "ada.keys":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return read_text(path, encoding=encoding)
+
+    more = make_key_pair().public_key
+    with (folder / "ada.keys").open("a") as file:
+        file.write(f"{more}\n")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_text", refused)
+        keys.refresh()
+        assert keys.users() == {"ada", "bob"}
+        (folder / "bob.keys").unlink()
+        keys.refresh()
+        assert keys.users() == {"ada"}
+        assert keys.user_of(more) is None
+    # Nothing has changed since, but that it can be read.
+    keys.refresh()
+    assert keys.user_of(more) == "ada"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows sets no such limit")
+@pytest.mark.parametrize(
+    ("limits", "raised"),
+    [((1024, 4096), (4096, 4096)), ((1024, -1), (65_536, -1)), ((100_000, 200_000), None)],
+    ids=["as far as granted", "without end", "never lowered"],
+)
+def test_descriptors_are_raised(
+    limits: tuple[int, int], raised: tuple[int, int] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import resource
+
+    found: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda _: limits)
+    monkeypatch.setattr(resource, "setrlimit", lambda _, wanted: found.append(wanted))
+    server_module._allow_descriptors()
+    assert found == ([] if raised is None else [raised])
+
+
+@pytest.mark.parametrize(
+    ("refusals", "is_cancelled", "expected"),
+    [(2, False, None), (100, False, WorkerLostError), (2, True, CancelledError)],
+    ids=["for a while", "for long", "cancelled meanwhile"],
+)
+def test_worker_that_cannot_be_started_is_started_later(
+    refusals: int,
+    is_cancelled: bool,
+    expected: type[Exception] | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tries = 0
+    start = local_executor._Worker
+    cancel = asyncio.Event()
+
+    def worker(*arguments: Any) -> Any:
+        nonlocal tries
+        tries += 1
+        if is_cancelled:
+            cancel.set()
+        if tries <= refusals:
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return start(*arguments)
 
     async def scenario() -> None:
         executor = LocalExecutor(run_job=run_test_job)
         executor.start()
         try:
             executor._idle[0].kill()
-            work = Work("0" * 32, render_job([]), tmp_path / "inputs", tmp_path / "output")
-            with monkeypatch.context() as patch:
-                patch.setattr(local_executor, "_Worker", NoWorker)
-                for _ in range(2):
-                    with pytest.raises(WorkerLostError, match="Too many open files"):
-                        await executor.run(
-                            work, lambda _: None, asyncio.Event(), show=lambda _: None
-                        )
+            monkeypatch.setattr(local_executor, "_START_PERIOD_S", 0.0)
+            monkeypatch.setattr(local_executor, "_Worker", worker)
+            (tmp_path / "inputs").mkdir()
+            job = render_job([], focal_px=worker_jobs.FINISH)
+            work = Work("0" * 32, job, tmp_path / "inputs", tmp_path / "output")
+            refused = nullcontext() if expected is None else pytest.raises(expected)
+            with refused:
+                await executor.run(work, lambda _: None, cancel, show=lambda _: None)
             assert len(executor._idle) == executor.slots
+            assert (tmp_path / "output").exists() == (expected is None)
         finally:
             await executor.close()
 

@@ -1,5 +1,6 @@
 """Limits of single users: less or more than everybody may have."""
 
+import errno
 import json
 import os
 import stat
@@ -69,6 +70,24 @@ def test_damaged_file_lifts_no_limit(tmp_path: Path, text: str) -> None:
         LimitsFile(tmp_path)
     assert caught.value.code == "limits_unreadable"
     assert "ex4d keys limit" in caught.value.message
+
+
+def test_file_without_a_descriptor_is_read_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running, command = LimitsFile(tmp_path), LimitsFile(tmp_path)
+    command.set("anna", UserLimits(unfinished_jobs=3))
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", refuse)
+        running.refresh()
+        assert running.of("anna") == UserLimits()
+    # Nothing has changed since, but that it can be read.
+    running.refresh()
+    assert running.of("anna") == UserLimits(unfinished_jobs=3)
 
 
 def test_one_users_quota_is_not_the_others(tmp_path: Path) -> None:

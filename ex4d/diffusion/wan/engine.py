@@ -32,7 +32,6 @@ from .files import (
     find_models,
     lora_path,
 )
-from .fp8 import has_products
 from .latent_preview import LatentPreview
 from .loading import WanModels, load_models
 from .modes import quantises
@@ -55,7 +54,7 @@ class WanEngine:
         cache: Folder of prompt embeddings; the user's own where absent.
 
     Raises:
-        InputError: `model_missing`, `lora_missing` or `draft_settings`.
+        InputError: `model_missing`, `lora_missing`, `draft_settings` or `fp8_unsupported`.
     """
 
     name = "ex4d"
@@ -72,9 +71,7 @@ class WanEngine:
         self._cache = cache or user_cache_path("ex4d", appauthor=False) / "prompts"
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         # Nothing is added to weights in 8 bits.
-        may_be_quantised = (
-            settings.mode != "exact" and not settings.loras and has_products(self._device)
-        )
+        may_be_quantised = quantises(settings.mode, self._device) and not settings.loras
         self._files = find_models(models_folder(), may_be_quantised=may_be_quantised)
         for name in settings.loras:
             lora_path(self._files, name)
@@ -114,7 +111,7 @@ class WanEngine:
         """Refuse what cannot be made, before anything is rendered; see `Engine`.
 
         Raises:
-            InputError: `take_size`, `take_frames`, `memory_too_small` or `fp8_unsupported`.
+            InputError: `take_size`, `take_frames` or `memory_too_small`.
         """
         if width_px % trained.SIDE_STEP_PX or height_px % trained.SIDE_STEP_PX:
             nearest = " x ".join(map(str, trained.nearest_size_px(width_px, height_px)))
@@ -201,7 +198,7 @@ class WanEngine:
         """How much of the card a take may have; None where everything fits.
 
         Raises:
-            InputError: `memory_too_small` or `fp8_unsupported`.
+            InputError: `memory_too_small`.
         """
         is_quantised = quantises(self.settings.mode, self._device)
         return memory.plan(

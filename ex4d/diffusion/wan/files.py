@@ -154,8 +154,8 @@ def all_models(folder: Path) -> list[ModelFiles]:
             continue
         missing = [path for path in files.all_paths() if not path.is_file()]
         if missing:
-            name = files.config.parent.name
-            remedy = f"run `ex4d models convert` again after removing {name}/"
+            name, option = files.config.parent.name, " --fp8" if is_quantised else ""
+            remedy = f"run `ex4d models convert{option}` again after removing {name}/"
             raise model_missing(missing, remedy)
         found.append(files)
     # Where they were converted, the published ones have no more use.

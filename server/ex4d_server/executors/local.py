@@ -33,6 +33,9 @@ _log = structlog.get_logger(__name__)
 
 #: How long a job may take to notice that it was cancelled before its worker is killed.
 CANCEL_GRACE_S = 10.0
+#: How often a worker is tried to be started, and the pause in between: connections of strangers may
+#: hold all descriptors until their handshakes end, and no job is to blame for that.
+_START_TRIES, _START_PERIOD_S = 60, 1.0
 
 
 class LocalExecutor:
@@ -118,14 +121,11 @@ class LocalExecutor:
         """Do a job in a worker. See `Executor.run`."""
         worker = self._idle.pop(0)
         if not worker.is_alive():
-            # What is left of it must not hold the device.
-            worker.kill()
             try:
-                worker = _Worker(worker.device, self._run_job)
-            except OSError as error:
+                worker = await self._replaced(worker, cancel)
+            except BaseException:
                 self._idle.append(worker)
-                msg = f"no worker could be started ({error.strerror})"
-                raise WorkerLostError(msg) from error
+                raise
         self._busy.add(worker)
         canceller = asyncio.create_task(self._cancel_when_told(worker, cancel))
         try:
@@ -147,6 +147,28 @@ class LocalExecutor:
         """End all workers."""
         for worker in [*self._idle, *self._busy]:
             worker.kill()
+
+    async def _replaced(self, worker: "_Worker", cancel: asyncio.Event) -> "_Worker":
+        """A new worker in the place of one that has ended; waits while the system refuses it.
+
+        Raises:
+            CancelledError: If the job is cancelled meanwhile.
+            WorkerLostError: If the system goes on refusing.
+        """
+        # What is left of it must not hold the device.
+        worker.kill()
+        problem: str | None = None
+        for _ in range(_START_TRIES):
+            if cancel.is_set():
+                raise CancelledError
+            try:
+                return _Worker(worker.device, self._run_job)
+            except OSError as error:
+                problem = error.strerror
+                _log.warning("worker_not_started", problem=problem)
+            await asyncio.sleep(_START_PERIOD_S)
+        msg = f"no worker could be started ({problem})"
+        raise WorkerLostError(msg)
 
     async def _cancel_when_told(self, worker: "_Worker", cancel: asyncio.Event) -> None:
         await cancel.wait()
