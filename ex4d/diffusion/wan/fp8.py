@@ -109,7 +109,7 @@ def quantised_tensors(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[s
         yield name + _SCALE_SUFFIX, rows.scale
 
 
-def is_quantised(names: Iterable[str]) -> bool:
+def has_quantised(names: Iterable[str]) -> bool:
     """Whether a DiT with tensors of these names has been quantised."""
     return any(name.endswith(_SCALE_SUFFIX) and quantised_type(name) for name in names)
 
@@ -117,13 +117,9 @@ def is_quantised(names: Iterable[str]) -> bool:
 def quantise_block(block: nn.Module) -> None:
     """Replace the large linear layers of a DiT's block by `Fp8Linear`, in place.
 
-    Layers that have been replaced stay as they are.
-
     All that is float32 in the model, time and head, lies outside the blocks.
     """
     for path in _LAYERS:
         parent, _, name = path.rpartition(".")
         module = block.get_submodule(parent)
-        layer = getattr(module, name)
-        if not isinstance(layer, Fp8Linear):
-            setattr(module, name, Fp8Linear(layer))
+        setattr(module, name, Fp8Linear(getattr(module, name)))

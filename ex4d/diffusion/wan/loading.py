@@ -264,7 +264,7 @@ def build_dit(config: Mapping[str, Any], shapes: Mapping[str, Shape]) -> Any:
         )
         # diffsynth knows the published encoder's width alone.
         model.img_emb = wan_video_dit.MLP(clip_dim, dim)
-        if fp8.is_quantised(shapes):
+        if fp8.has_quantised(shapes):
             for block in model.blocks:
                 fp8.quantise_block(block)
     # No weights but a table, which must have values.

@@ -30,7 +30,7 @@ from .blocks import (
     project_context,
     step_tensors,
 )
-from .fp8 import check_card, has_products, quantise_block
+from .fp8 import check_card, has_products, has_quantised, quantise_block
 from .fused import ContextHeads
 from .memory import BYTES_PER_TOKEN
 from .precision import full_precision
@@ -169,7 +169,8 @@ def prepare(
     for name, child in dit.named_children():
         if name != "blocks":
             child.to(device)
-    if is_quantised:
+    # Files may hold them in 8 bits already.
+    if is_quantised and not has_quantised(dit.state_dict()):
         for block in dit.blocks:
             # The card quantises far faster than the processor.
             quantise_block(block.to(device))
