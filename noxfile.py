@@ -6,6 +6,7 @@ continuous integration, it fails.
 """
 
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -27,14 +28,8 @@ PYTHONS = ["3.11", "3.13"]
 BLENDERS = {"4.2.23": "3.11", "4.5.15": "3.11", "5.0.1": "3.11", "5.2.3": "3.13"}
 #: The Blender that builds the extension and plays the demo.
 OLDEST_BLENDER = "4.2.23"
-#: Tests that need torch; the core's sessions skip them.
-ENGINE_TESTS = [
-    "**/test_wan_*.py",
-    "**/test_diffusion_*.py",
-    "**/test_depth_*.py",
-    "**/test_server_ex4d.py",
-    "**/test_raster_nvdiffrast.py",
-]
+#: How a test file says that it needs torch: the core's sessions skip it.
+NEEDS_ENGINE = re.compile(r"^needs_(engine|estimators|torch)\(\)$", re.MULTILINE)
 CORE_TESTS = ["house", "protocol", "client", "ex4d", "server", "golden", "e2e", "trials"]
 
 
@@ -98,7 +93,8 @@ def engine(session: nox.Session) -> None:
     # torch first: it comes in several builds, and the one that is found now stays.
     session.install(*constraints, "torch")
     session.install(*constraints, "-e", ".[dev,diffusion,depth]")
-    files = [str(path) for glob in ENGINE_TESTS for path in sorted((ROOT / "tests").glob(glob))]
+    found = sorted((ROOT / "tests").rglob("test_*.py"))
+    files = [str(path) for path in found if NEEDS_ENGINE.search(path.read_text("utf-8"))]
     session.run("pytest", *(session.posargs or files), env={"EX4D_REQUIRE_ENGINE": "1"})
 
 
