@@ -133,7 +133,9 @@ class ShotMesh:
 def _read_colors(path: Path, count: int) -> NDArray[np.uint8]:
     """The colours under the marks of a picture: (count, 3) uint8 sRGB."""
     try:
-        return np.frombuffer(zlib.decompress(path.read_bytes()), np.uint8).reshape(count, 3)
+        # A byte more than there may be: the file may come from anybody and unpack to anything.
+        unpacked = zlib.decompressobj().decompress(path.read_bytes(), count * 3 + 1)
+        return np.frombuffer(unpacked, np.uint8).reshape(count, 3)
     except (OSError, ValueError, zlib.error) as error:
         message = f"expected {count} colours in {path} ({error}); import the scene again"
         raise InputError("cache_invalid", message) from error

@@ -340,8 +340,9 @@ def delete_files(folder: Path, document: str, frame_count: int) -> None:
     """
     if not folder.is_dir():
         return
-    path = folder / strips.DOCUMENT_NAME
-    if not path.is_file() or path.read_bytes() != document.encode():
+    path, expected = folder / strips.DOCUMENT_NAME, document.encode()
+    is_own = path.is_file() and path.stat().st_size == len(expected)
+    if not is_own or path.read_bytes() != expected:
         message = (
             f"expected the strip's own take in {folder}, found another or none; delete the strip "
             "alone, and the files by hand"

@@ -9,6 +9,7 @@ from . import pump, runtime
 from ._vendor.errors import InputError
 from .ops_connection import OperatorBase
 from .scene_files import CACHE_FOLDER, SceneFiles, stored_path
+from .scene_import import marked_file
 from .shots import NeedsShot, active_shot
 
 
@@ -63,7 +64,7 @@ def relink(shot: bpy.types.Object, folder: Path) -> None:
                     # Blender's `//` and a path of Windows both end in the file's name.
                     name = modifier.filepath.replace("\\", "/").rsplit("/", 1)[-1]
                     caches.append((modifier, folder / CACHE_FOLDER / name))
-    marked = folder / CACHE_FOLDER / "marked" / "0001.png"
+    marked = marked_file(folder, 0)
     for path in (marked, *(path for _, path in caches)):
         if not path.is_file():
             message = f"expected {path} beside the scene, found none; import the scene again"

@@ -174,12 +174,17 @@ def scene_of(document: TakeDocument, shot: bpy.types.PropertyGroup) -> Path:
     """The `scene.json` that a take was made of: the field of view may have changed since.
 
     Raises:
-        InputError: `scene_other` if the scene was made anew since.
+        InputError: `scene_other` if the scene was made anew since, `scene_invalid` if there is one
+            that cannot be read.
     """
     folder, sha256 = Path(shot.folder), document.scene_sha256
     for path in (folder / SCENE_NAME, field_of_view.changed_document(folder, sha256)):
-        if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256:
-            return path
+        if path.is_file():
+            content = documents.read_document(
+                path, max_bytes=_MAX_DOCUMENT_BYTES, code="scene_invalid"
+            )
+            if hashlib.sha256(content).hexdigest() == sha256:
+                return path
     message = (
         f"expected the scene that the take was made of in {folder}, found another; choose Use "
         "Settings, then Generate Take"

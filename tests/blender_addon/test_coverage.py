@@ -3,6 +3,8 @@
 import math
 import os
 import subprocess
+import tracemalloc
+import zlib
 
 import numpy as np
 import pytest
@@ -148,6 +150,18 @@ def test_lost_points_are_told(addon, shot):
     Path(shot.ex4d_shot.folder, "blender", "mesh.pc2").unlink()
     with pytest.raises(RuntimeError, match="import the scene again"):
         bpy.ops.ex4d.check_coverage()
+
+
+def test_colours_that_unpack_to_more_are_refused_unpacked(addon, tmp_path):
+    path = tmp_path / "0001.hidden"
+    path.write_bytes(zlib.compress(bytes(64 << 20)))
+    tracemalloc.start()
+    try:
+        with pytest.raises(addon("_vendor.errors").InputError, match="expected 10 colours"):
+            addon("coverage")._read_colors(path, 10)
+        assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    finally:
+        tracemalloc.stop()
 
 
 @needs_server
