@@ -248,7 +248,8 @@ def build_models(architecture: Architecture, plan: Plan, mode: Any, device: Any)
     from diffsynth.models import wan_video_image_encoder, wan_video_vae
 
     from ex4d.diffusion.wan import adapter, loading
-    from ex4d.diffusion.wan.modes import prepare
+    from ex4d.diffusion.wan.fp8 import quantise_block
+    from ex4d.diffusion.wan.modes import prepare, quantises
 
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     home = device if plan.cap_bytes is None else torch.device("cpu")
@@ -270,6 +271,8 @@ def build_models(architecture: Architecture, plan: Plan, mode: Any, device: Any)
         part.float()
     for block in dit.blocks:
         _fill(block, device, dtype, generator)
+        if quantises(mode, device):
+            quantise_block(block)
         block.to(home)
     for part in (camera_encoder, vae.model, image_encoder):
         _fill(part, device, dtype, generator)

@@ -24,7 +24,7 @@ _OPTIONS = {
         "frames",
         "side_px",
     ),
-    "load": ("folder", "blocks", "fp8"),
+    "load": ("folder", "blocks", "fp8", "quantise"),
     "generate": ("modes", "memory_cap_gib", "size", "frames", "steps", "preview", "cards"),
 }
 
@@ -43,8 +43,12 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
             benchmark.add_argument(
                 "--blocks", type=int, default=40, help="0.7 GB each (default: %(default)s)"
             )
-            benchmark.add_argument(
+            types = benchmark.add_mutually_exclusive_group()
+            types.add_argument(
                 "--fp8", action="store_true", help="with large layers in 8 bits: 0.5 GB each"
+            )
+            types.add_argument(
+                "--quantise", action="store_true", help="16 bits put into 8, as fast does"
             )
         if name == "depth":
             _add_depth_options(benchmark)

@@ -125,10 +125,8 @@ def _graphics_card() -> Iterator[Finding]:
     if torch.cuda.device_count() > 1:
         text = f"{torch.cuda.device_count()}: guidance uses two of a kind that hold the whole model"
         yield Finding("ok", "cards", text)
-    from ex4d.diffusion.wan.files import QUANTISED_FOLDER
     from ex4d.diffusion.wan.fp8 import has_products
     from ex4d.diffusion.wan.memory import main_memory_bytes
-    from ex4d.weights.files import models_folder
 
     has_fp8 = has_products(torch.device("cuda"))
     try:
@@ -142,7 +140,6 @@ def _graphics_card() -> Iterator[Finding]:
             main_memory_bytes(),
             rate,
             has_fp8=has_fp8,
-            has_fp8_files=(models_folder() / QUANTISED_FOLDER).is_dir(),
         )
     if find_spec("nvdiffrast") is None:
         yield Finding(
@@ -159,7 +156,6 @@ def mode_findings(
     product_rate: float,
     *,
     has_fp8: bool,
-    has_fp8_files: bool = False,
 ) -> Iterator[Finding]:
     """Which modes of the ex4d engine fit a card, and about how long a take will need.
 
@@ -168,7 +164,6 @@ def mode_findings(
         main_bytes: The machine's.
         product_rate: Operations a second of bfloat16 matrix products on the card.
         has_fp8: Whether it multiplies in 8 bits.
-        has_fp8_files: Whether the model's files are there in 8 bits.
     """
     from ex4d import trained
     from ex4d.diffusion.wan import memory
@@ -185,7 +180,6 @@ def mode_findings(
                 memory.WAN_14B,
                 trained.TOKENS,
                 is_quantised=is_quantised,
-                is_stored_quantised=is_quantised and has_fp8_files,
                 card_bytes=card_bytes,
                 main_bytes=main_bytes,
             )

@@ -1,36 +1,23 @@
-"""What of the CUDA rasteriser a processor can show: how results come back from the card."""
+"""What of the CUDA rasteriser a processor can show: how results share a piece of memory."""
 
-from types import SimpleNamespace
-from typing import Any
-
-import pytest
 from engine_tests import needs_engine
 
 needs_engine()
 
 import torch
 
-from ex4d.raster.nvdiffrast import NvdiffrastRasteriser
+from ex4d.raster.nvdiffrast import _parts, _sizes_bytes
 
 
-def test_results_are_copies_that_later_frames_leave_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    empty = torch.empty
-
-    def unpinned(*arguments: Any, pin_memory: bool = False, **options: Any) -> torch.Tensor:
-        return empty(*arguments, **options)
-
-    stream = SimpleNamespace(synchronize=lambda: None)
-    monkeypatch.setattr(torch, "empty", unpinned)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda _: stream)
-    rasteriser = object.__new__(NvdiffrastRasteriser)
-    rasteriser._torch, rasteriser._device = torch, torch.device("cpu")
-    rasteriser._landing = empty(0, dtype=torch.uint8)
-    frames = []
+def test_parts_follow_each_other_in_one_piece_of_memory() -> None:
     # Sizes that are no multiples of anything.
-    for height_px, width_px in ((25, 33), (7, 5), (25, 33)):
-        color = torch.randint(0, 256, (height_px, width_px, 3), dtype=torch.uint8)
-        mask, depth = torch.rand(height_px, width_px) > 0.5, torch.rand(height_px, width_px)
-        frames.append(((color, mask, depth), rasteriser._to_host(color, mask, depth)))
-    for tensors, arrays in frames:
-        for tensor, array in zip(tensors, arrays, strict=True):
-            assert torch.equal(torch.from_numpy(array), tensor)
+    size = (25, 33)
+    layout = ((torch.float32, size), (torch.uint8, (*size, 3)), (torch.bool, size))
+    memory = torch.zeros(sum(_sizes_bytes(layout)), dtype=torch.uint8)
+    assert memory.nbytes == 25 * 33 * 8
+    depth, color, mask = _parts(memory, layout)
+    assert [(part.dtype, tuple(part.shape)) for part in (depth, color, mask)] == list(layout)
+    depth[-1, -1], color[0, 0, 0], mask[0, 0] = 1.5, 7, True
+    assert memory.count_nonzero() == 4
+    assert memory[25 * 33 * 4] == 7
+    assert memory[25 * 33 * 7] == 1

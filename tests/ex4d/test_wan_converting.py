@@ -79,16 +79,20 @@ def test_quantised_file_is_what_the_card_would_make(folder: Path, is_from_conver
     files = convert_models(source, folder, Task(), is_quantised=True)
     assert files.is_quantised
     shapes = loading.check_dit(files)
-    dit = loading.load_dit(files, [], device=CPU, dtype=torch.bfloat16)
     expected = loading.load_dit(source, adapter_of(source), device=CPU, dtype=torch.bfloat16)
     for block in expected.blocks:
         fp8.quantise_block(block)
-    found, wanted = dit.state_dict(), expected.state_dict()
-    assert found.keys() == wanted.keys() == shapes.keys()
-    for name, value in wanted.items():
-        assert found[name].dtype == value.dtype, name
-        assert torch.equal(found[name].float(), value.float()), name
-    assert isinstance(dit.blocks[0].ffn[0], fp8.Fp8Linear)
+    wanted = expected.state_dict()
+    from_16_bits = loading.load_dit(
+        source, adapter_of(source), device=CPU, dtype=torch.bfloat16, quantise=True
+    )
+    for dit in (loading.load_dit(files, [], device=CPU, dtype=torch.bfloat16), from_16_bits):
+        found = dit.state_dict()
+        assert found.keys() == wanted.keys() == shapes.keys()
+        for name, value in wanted.items():
+            assert found[name].dtype == value.dtype, name
+            assert torch.equal(found[name].float(), value.float()), name
+        assert isinstance(dit.blocks[0].ffn[0], fp8.Fp8Linear)
 
 
 def test_which_files_a_mode_takes(folder: Path) -> None:
@@ -113,8 +117,18 @@ def test_quantised_files_serve_one_mode(folder: Path, monkeypatch: pytest.Monkey
     # As on a card that multiplies in 8 bits.
     monkeypatch.setattr(loading, "quantises", lambda mode, device: True)
     monkeypatch.setattr("ex4d.diffusion.wan.modes.quantises", lambda mode, device: True)
-    models = loading.load_models(files, device=CPU, dtype=torch.bfloat16, mode="fast")
-    assert models.blocks.is_resident
+    for source in (files, find_models(folder)):
+        told: list[tuple[int, int]] = []
+        models = loading.load_models(
+            source,
+            device=CPU,
+            dtype=torch.bfloat16,
+            mode="fast",
+            on_tensor=lambda *step, told=told: told.append(step),
+        )
+        assert models.blocks.is_resident
+        assert isinstance(models.dit.blocks[0].ffn[0], fp8.Fp8Linear)
+        assert told == [(done, len(told)) for done in range(1, len(told) + 1)]
     with pytest.raises(InputError) as caught:
         loading.load_models(files, device=CPU, dtype=torch.bfloat16, mode="fast", loras=("style",))
     assert caught.value.code == "weights_quantised"

@@ -102,7 +102,7 @@ def test_machine_that_is_too_small(dit_shapes: dict[str, Shape], tmp_path: Path)
     assert caught.value.code == "memory_too_small"
 
 
-def test_quantised_files_need_two_thirds(dit_shapes: dict[str, Shape]) -> None:
+def test_quantised_weights_need_two_thirds(dit_shapes: dict[str, Shape]) -> None:
     shapes = fp8.quantised_shapes(dit_shapes)
     stored_bytes = sum(
         math.prod(shape) * loading.stored_type(name, torch.bfloat16, is_quantised=True).itemsize
@@ -111,11 +111,11 @@ def test_quantised_files_need_two_thirds(dit_shapes: dict[str, Shape]) -> None:
     share = stored_bytes / memory.WAN_14B.weights_bytes
     assert share == pytest.approx(memory.QUANTISED_SHARE, rel=0.01)
     # A card of 16 GiB, weights streamed, in a machine of 32.
-    where = {"is_quantised": True, "card_bytes": 16 * 2.0**30, "main_bytes": 32 * 2.0**30}
-    cap_bytes = memory.plan(memory.WAN_14B, 13_312, is_stored_quantised=True, **where)
+    where = {"card_bytes": 16 * 2.0**30, "main_bytes": 32 * 2.0**30}
+    cap_bytes = memory.plan(memory.WAN_14B, 13_312, is_quantised=True, **where)
     assert cap_bytes == int(0.95 * 16 * 2**30)
-    with pytest.raises(InputError, match=r"GiB of main memory.*models convert --fp8"):
-        memory.plan(memory.WAN_14B, 13_312, **where)
+    with pytest.raises(InputError, match=r"expected about 31 GiB of main memory.*choose fast"):
+        memory.plan(memory.WAN_14B, 13_312, is_quantised=False, **where)
 
 
 def test_published_shards_are_seven(tmp_path: Path) -> None:

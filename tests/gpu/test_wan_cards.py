@@ -15,7 +15,7 @@ from ex4d.diffusion.wan.attention import available_attention, choose_attention
 from ex4d.diffusion.wan.blocks import step_tensors
 from ex4d.diffusion.wan.conditioning import ModelInputs
 from ex4d.diffusion.wan.denoise import rotary_table
-from ex4d.diffusion.wan.fp8 import Fp8Linear
+from ex4d.diffusion.wan.fp8 import Fp8Linear, quantise_block
 from ex4d.diffusion.wan.rotary import real_table
 
 pytestmark = [
@@ -156,6 +156,15 @@ def test_every_attention_agrees_with_float32(keys: int) -> None:
         assert error < (0.01 if attention.is_exact else 0.1)
 
 
+def random_dit_in(mode: modes.Mode, *arguments) -> nn.Module:
+    """The same in a mode's types."""
+    dit = random_dit(*arguments)
+    if modes.quantises(mode, CUDA):
+        for block in dit.blocks:
+            quantise_block(block.to(CUDA))
+    return dit
+
+
 def random_dit(layers: int, dtype: torch.dtype = torch.bfloat16) -> nn.Module:
     torch.manual_seed(0)
     dit = wan_video_dit.WanModel(
@@ -183,11 +192,11 @@ def run(prepared: modes.PreparedDit, dit: nn.Module) -> Tensor:
 
 @pytest.mark.parametrize("mode", modes.MODES)
 def test_streamed_blocks_are_bit_equal_to_resident_ones(mode: modes.Mode, monkeypatch) -> None:
-    plain = random_dit(9)
+    plain = random_dit_in(mode, 9)
     expected = run(modes.prepare(plain, mode, CUDA, tokens=TOKENS), plain)
     # Room for blocks alone: about half of them stay.
     monkeypatch.setattr(modes, "_needed_beside_blocks", lambda *_: 0)
-    dit = random_dit(9)
+    dit = random_dit_in(mode, 9)
     block_bytes = sum(tensor.nbytes for tensor in step_tensors(plain.blocks[0]))
     capped = modes.prepare(dit, mode, CUDA, tokens=TOKENS, memory_cap_bytes=int(6.5 * block_bytes))
     assert 3 <= len(capped._steps.streamed) <= 6
@@ -202,7 +211,7 @@ def test_modes_are_close_to_float32() -> None:
     wide = random_dit(4, torch.float32)
     expected = run(modes.prepare(wide, "exact", CUDA, tokens=TOKENS, attention="torch"), wide)
     for mode, limit in (("exact", 0.01), ("fast", 0.06)):
-        dit = random_dit(4)
+        dit = random_dit_in(mode, 4)
         error = (run(modes.prepare(dit, mode, CUDA, tokens=TOKENS), dit) - expected).norm()
         print(f"{mode}: error {float(error / expected.norm()):.4f}")
         assert error / expected.norm() < limit

@@ -205,7 +205,6 @@ class WanEngine:
             _transformer(self._files, self._dtype),
             tokens,
             is_quantised=is_quantised,
-            is_stored_quantised=self._files.is_quantised,
             card_bytes=self._memory_bytes() if self._device.type == "cuda" else None,
             main_bytes=memory.main_memory_bytes(),
         )

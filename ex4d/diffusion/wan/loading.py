@@ -101,23 +101,33 @@ def load_models(
         )
         raise InputError("weights_quantised", msg)
     dit_shapes = check_dit(files)
+    quantises_now = in_8_bits and not files.is_quantised
     vae = check_vae(files.vae)
     image_encoder = check_image_encoder(files.image_encoder)
     added = [adapter.read_lora(lora_path(files, name), dit_shapes) for name in loras]
     camera_encoder, own_lora = read_adapter(files, dit_shapes)
     all_loras = [own_lora, *added] if own_lora else added
     done = 0
-    total = len(dit_shapes) + len(vae.state_dict()) + len(image_encoder.state_dict())
+    loaded = fp8.quantised_shapes(dit_shapes) if quantises_now else dit_shapes
+    total = len(loaded) + len(vae.state_dict()) + len(image_encoder.state_dict())
 
     def count() -> None:
         nonlocal done
         done += 1
         on_tensor(done, total)
 
-    # What is streamed, or still to be quantised, would not fit on a small card as it is read.
-    passes_main_memory = memory_cap_bytes is not None or (in_8_bits and not files.is_quantised)
-    home = torch.device("cpu") if passes_main_memory else device
-    dit = load_dit(files, all_loras, device=home, dtype=dtype, on_tensor=count)
+    # What is streamed stays in main memory.
+    home = device if memory_cap_bytes is None else torch.device("cpu")
+    dit = load_dit(
+        files,
+        all_loras,
+        # A card quantises far faster than the processor.
+        device=device if quantises_now else home,
+        home=home,
+        dtype=dtype,
+        quantise=quantises_now,
+        on_tensor=count,
+    )
     _fill(vae.model, tensors(files.vae), device=device, dtype=dtype, on_tensor=count)
     if device.type == "cuda":
         put_channels_last(vae.model)
@@ -157,6 +167,8 @@ def load_dit(
     *,
     device: torch.device,
     dtype: torch.dtype,
+    home: torch.device | None = None,
+    quantise: bool = False,
     on_tensor: Callable[[], None] = lambda: None,
 ) -> Any:
     """Build the transformer, whose files were checked, with LoRAs fused in.
@@ -164,24 +176,28 @@ def load_dit(
     Args:
         files: Where its weights are.
         loras: What is added to its weights.
-        device: Where it shall be.
-        dtype: What its weights are rounded to, but for `FLOAT32_PARTS`.
+        device: Where its weights are rounded.
+        dtype: What they are rounded to, but for `FLOAT32_PARTS`.
+        home: Where they are kept; where they are rounded if absent.
+        quantise: Put its large layers into 8 bits, each as soon as it is read.
         on_tensor: Called after each tensor.
 
     Returns:
         diffsynth's `WanModel`, frozen.
     """
     shapes = {name: shape for path in files.dit for name, shape in tensor_shapes(path).items()}
+    values = fused_tensors(files, list(loras), device=device)
+    if quantise:
+        shapes = fp8.quantised_shapes(shapes)
+        values = fp8.quantised_tensors((name, value.to(device)) for name, value in values)
     model = build_dit(read_config(files.config), shapes)
-    loras = list(loras)
     state: dict[str, torch.Tensor] = {}
-    for name, value in fused_tensors(files, loras, device=device):
-        kept_type = stored_type(name, dtype, is_quantised=files.is_quantised)
+    for name, value in values:
+        kept_type = stored_type(name, dtype, is_quantised=quantise or files.is_quantised)
         if fp8.FP8 in (kept_type, value.dtype) and kept_type != value.dtype:
             msg = f"expected {name} of {kept_type}, found {value.dtype}; convert the model again"
             raise InputError("checkpoint_keys", msg)
-        # Rounded where it shall be: a card is quicker at it.
-        state[name] = value.to(device).to(kept_type)
+        state[name] = value.to(device).to(kept_type).to(home or device)
         on_tensor()
     model.load_state_dict(state, assign=True)
     return _frozen(model)

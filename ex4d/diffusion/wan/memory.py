@@ -43,7 +43,6 @@ def plan(
     tokens: int,
     *,
     is_quantised: bool,
-    is_stored_quantised: bool = False,
     card_bytes: float | None,
     main_bytes: float,
 ) -> int | None:
@@ -53,7 +52,6 @@ def plan(
         transformer: The model's.
         tokens: Of the video.
         is_quantised: Whether its layers are in 8 bits when they compute.
-        is_stored_quantised: Whether they are in its files already.
         card_bytes: Of the card; None where the processor computes.
         main_bytes: Of the machine.
 
@@ -70,20 +68,13 @@ def plan(
         _check_room(where, weights_bytes + beside_bytes, usable_main_bytes)
         return None
     usable_bytes = _CARD_SHARE * card_bytes
-    fits = weights_bytes + beside_bytes <= usable_bytes
-    if not fits:
-        least_bytes = beside_bytes + _LEAST_BLOCKS * weights_bytes / transformer.block_count
-        _check_room("on the card", least_bytes, usable_bytes)
-    stored_bytes = weights_bytes if is_stored_quantised else transformer.weights_bytes
-    if stored_bytes > weights_bytes or not fits:
-        # They are read there as they are stored.
-        where = "of main memory, through which the weights go,"
-        remedy = _SMALLER
-        if is_quantised and not is_stored_quantised:
-            share = f"{QUANTISED_SHARE:.0%} of it do after `ex4d models convert --fp8`"
-            remedy = f"take a machine with more ({share})"
-        _check_room(where, stored_bytes, usable_main_bytes, remedy)
-    return None if fits else int(usable_bytes)
+    if weights_bytes + beside_bytes <= usable_bytes:
+        return None
+    least_bytes = beside_bytes + _LEAST_BLOCKS * weights_bytes / transformer.block_count
+    _check_room("on the card", least_bytes, usable_bytes)
+    where = "of main memory, from which the weights are fetched,"
+    _check_room(where, weights_bytes, usable_main_bytes)
+    return int(usable_bytes)
 
 
 def main_memory_bytes() -> float:
@@ -93,9 +84,7 @@ def main_memory_bytes() -> float:
     return float(os.sysconf("SC_PAGE_SIZE")) * os.sysconf("SC_PHYS_PAGES")
 
 
-def _check_room(
-    where: str, needed_bytes: float, usable_bytes: float, remedy: str = _SMALLER
-) -> None:
+def _check_room(where: str, needed_bytes: float, usable_bytes: float) -> None:
     """Refuse a take that cannot fit.
 
     Raises:
@@ -104,6 +93,6 @@ def _check_room(
     if needed_bytes > usable_bytes:
         msg = (
             f"expected about {needed_bytes / 2**30:.0f} GiB {where} for this take, found "
-            f"{usable_bytes / 2**30:.0f} that may be used; {remedy}"
+            f"{usable_bytes / 2**30:.0f} that may be used; {_SMALLER}"
         )
         raise InputError("memory_too_small", msg)

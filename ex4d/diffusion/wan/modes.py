@@ -30,7 +30,7 @@ from .blocks import (
     project_context,
     step_tensors,
 )
-from .fp8 import check_card, has_products, has_quantised, quantise_block
+from .fp8 import check_card, has_products, has_quantised
 from .fused import ContextHeads
 from .memory import BYTES_PER_TOKEN
 from .precision import full_precision
@@ -149,7 +149,7 @@ def prepare(
 
     Args:
         dit: diffsynth's `WanModel`, on any device, its adapter fused; its blocks in bfloat16 (or
-            float32, for tests).
+            float32, for tests), its large layers in 8 bits if the mode has them so (`quantises`).
         mode: One of `MODES`.
         device: Where to compute.
         tokens: Of the longest video, which decides what must be left free under a cap.
@@ -161,7 +161,8 @@ def prepare(
     """
     if mode not in MODES:
         raise InputError("mode_unknown", f"expected a mode of {', '.join(MODES)}, found {mode!r}")
-    is_quantised = quantises(mode, device)
+    if quantises(mode, device) != has_quantised(dit.state_dict()):
+        raise ValueError(f"expected layers of a DiT in the type of the mode {mode}, found others")
     # Of a layer that is never quantised.
     dtype = dit.blocks[0].cross_attn.k.weight.dtype
     chosen = choose_attention(device, dtype, attention)
@@ -169,13 +170,6 @@ def prepare(
     for name, child in dit.named_children():
         if name != "blocks":
             child.to(device)
-    # Files may hold them in 8 bits already.
-    if is_quantised and not has_quantised(dit.state_dict()):
-        for block in dit.blocks:
-            # The card quantises far faster than the processor.
-            quantise_block(block.to(device))
-            if memory_cap_bytes is not None:
-                block.to("cpu")
     steps, contexts = _place(dit.blocks, device, tokens, memory_cap_bytes)
     return PreparedDit(mode, chosen, device, steps, contexts)
 
