@@ -19,6 +19,7 @@ import torch
 from ex4d.diffusion.wan import loading
 from ex4d.diffusion.wan.files import converted_layout
 from ex4d.diffusion.wan.fp8 import quantised_shapes
+from ex4d.diffusion.wan.fused import quantise_rows
 from ex4d.weights.checkpoints import write_safetensors
 
 from .generate import Architecture, empty_dit
@@ -49,6 +50,10 @@ def run(*, folder: Path | None, blocks: int, fp8: bool, quantise: bool) -> None:
             if device.type == "cuda":
                 torch.cuda.synchronize()
 
+        if device.type == "cuda":
+            # Starting CUDA and compiling the kernel are not loading.
+            quantise_rows(torch.ones(1, 5120, dtype=torch.bfloat16, device=device))
+            torch.empty(1, pin_memory=True)
         print(f"{blocks} blocks, {size_bytes / 1e9:.1f} GB, to {device.type}")
         for source, prepare in (("page cache", lambda: None), ("disk", lambda: _forget(path))):
             rates = {}
