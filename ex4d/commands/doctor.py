@@ -135,19 +135,20 @@ def _graphics_card() -> Iterator[Finding]:
         remedy = "run doctor again when no job holds the card"
         yield Finding("note", "modes", "not measured: the card is full", remedy)
     else:
-        yield from mode_findings(
-            card.total_memory,
-            main_memory_bytes(),
-            rate,
-            has_fp8=has_fp8,
-        )
-    if find_spec("nvdiffrast") is None:
-        yield Finding(
-            "note",
-            "nvdiffrast",
-            "not installed: the cpu rasteriser is used (nvdiffrast is for non-commercial use)",
-            "build it from its public source with the CUDA toolkit",
-        )
+        yield from mode_findings(card.total_memory, main_memory_bytes(), rate, has_fp8=has_fp8)
+    yield from _rasteriser()
+
+
+def _rasteriser() -> Iterator[Finding]:
+    """Why a machine with a CUDA card does not draw by nvdiffrast."""
+    remedies = {
+        "nvdiffrast": "build it from its public source with the CUDA toolkit",
+        "triton": "install Triton, which PyTorch for Linux brings along",
+    }
+    for package, remedy in remedies.items():
+        if find_spec(package) is None:
+            detail = f"no {package}: the cpu rasteriser is used (nvdiffrast is non-commercial)"
+            yield Finding("note", "nvdiffrast", detail, remedy)
 
 
 def mode_findings(

@@ -120,8 +120,7 @@ class NvdiffrastRasteriser:
             faces = self._faces_of(mesh)
             size = (intrinsics.height_px, intrinsics.width_px)
             raster, _ = self._dr.rasterize(self._context, positions, faces, size, grad_db=False)
-            size_bytes = sum(_sizes_bytes(layout))
-            card = torch.empty(size_bytes, dtype=torch.uint8, device=self._device)
+            card = torch.empty(sum(_sizes_bytes(layout)), dtype=torch.uint8, device=self._device)
             nvdiffrast_triton.interpolate(
                 raster,
                 faces,
@@ -131,12 +130,17 @@ class NvdiffrastRasteriser:
                 visible_alpha=VISIBLE_ALPHA,
                 is_darkened=mesh.rules.is_reference,
             )
-            pinned = torch.empty(size_bytes, dtype=torch.uint8, pin_memory=True)
-            pinned.copy_(card, non_blocking=True)
-            torch.cuda.current_stream(self._device).synchronize()
-            # Pinning memory for every frame that is kept would take longer than drawing it.
-            # PyTorch copies with several cores.
-            return [part.clone().numpy() for part in _parts(pinned, layout)]
+            return self._to_host(card, layout)
+
+    def _to_host(self, card: "Tensor", layout: "_Layout") -> list[NDArray[Any]]:
+        """Arrays that later frames leave alone, of one piece of the card's memory."""
+        torch = self._torch
+        pinned = torch.empty(card.shape, dtype=torch.uint8, pin_memory=True)
+        pinned.copy_(card, non_blocking=True)
+        torch.cuda.current_stream(self._device).synchronize()
+        # Pinning memory for every frame that is kept would take longer than drawing it.
+        # PyTorch copies with several cores.
+        return [part.clone().numpy() for part in _parts(pinned, layout)]
 
     def _to_device(self, *arrays: NDArray[Any]) -> "list[Tensor]":
         """Arrays of four bytes an entry as float32 on the card, in one copy."""

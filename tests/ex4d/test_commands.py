@@ -9,7 +9,7 @@ import pytest
 
 from ex4d.cli import main
 from ex4d.clip import read_clip, write_video
-from ex4d.commands.doctor import mode_findings
+from ex4d.commands import doctor
 from ex4d.images import read_depth_exr, read_png
 from ex4d.scene import Scene
 
@@ -166,9 +166,24 @@ def test_doctor_names_what_is_missing_and_its_command(capsys: pytest.CaptureFixt
 def test_doctor_says_which_modes_fit(
     card_gib: float, has_fp8: bool, states: tuple[str, str], words: str
 ) -> None:
-    found = list(mode_findings(card_gib * 2**30, 64 * 2**30, 664e12 * 2 / 3, has_fp8=has_fp8))
+    found = list(
+        doctor.mode_findings(card_gib * 2**30, 64 * 2**30, 664e12 * 2 / 3, has_fp8=has_fp8)
+    )
     assert tuple(finding.state for finding in found) == states
     assert words in " ".join(finding.detail for finding in found)
+
+
+@pytest.mark.parametrize("missing", ["nvdiffrast", "triton"])
+def test_doctor_says_why_nvdiffrast_is_not_used(
+    missing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        doctor, "find_spec", lambda package: None if package == missing else object()
+    )
+    (finding,) = doctor._rasteriser()
+    assert finding.what == "nvdiffrast"
+    assert f"no {missing}: the cpu rasteriser is used" in finding.detail
+    assert finding.remedy
 
 
 def test_damaged_trajectory_is_refused(
